@@ -1,0 +1,54 @@
+# make demo, make test: environment, build, and the job. A virtual environment that is active is used; else .venv is made.
+PYTHON ?= python3
+ifdef VIRTUAL_ENV
+  VENV := $(VIRTUAL_ENV)
+else
+  VENV := .venv
+endif
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.lconv_fast
+# Built modules belong to one source tree and one environment.
+BUILT := $(STAMPS)/built-$(shell pwd | cksum | cut -d' ' -f1)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: env build demo test lint format clean
+
+env: $(STAMPS)/env
+build: $(BUILT)
+
+$(STAMPS)/venv:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS) && touch $@
+
+# torch first and alone: the constraint picks its version, and nothing after it may change that.
+$(STAMPS)/env: constraints.txt pyproject.toml | $(STAMPS)/venv
+	$(PIP) install -q -c constraints.txt torch numpy
+	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel "pybind11>=2.13" cmake ninja
+	$(PIP) install -q -c constraints.txt typer rich scikit-learn scikit-image matplotlib scipy pytest hypothesis \
+	  ruff mypy clang-format
+	touch $@
+
+$(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*)
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+demo: build
+	$(BIN)/lconv-fast demo
+
+test: build
+	$(BIN)/python -m pytest tests
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp
+
+clean:
+	rm -rf build *.egg-info lconv_fast/_C.*.so lconv_demo_report
+	rm -f $(BUILT)

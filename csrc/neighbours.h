@@ -1,0 +1,125 @@
+// Where a tap of a point lies: the boundary rule, forward and transposed. Nothing else knows about boundaries.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "problem.h"
+
+// In the namespace of the instruction set, as all inline code must be: the linker would merge the copies otherwise.
+namespace lconv_fast::LCONV_ISA {
+
+inline int64_t modulo(int64_t a, int64_t n) {
+  const int64_t r = a % n;
+  return r < 0 ? r + n : r;
+}
+
+// The index in [0, size) that the padded array shows at `index`; -1 where it shows zero.
+inline int64_t padded_index(int64_t index, int64_t size, Padding padding) {
+  if (index >= 0 && index < size) return index;
+  switch (padding) {
+    case Padding::kZeros:
+      return -1;
+    case Padding::kCircular:
+      return modulo(index, size);
+    case Padding::kReplicate:
+      return index < 0 ? 0 : size - 1;
+    case Padding::kReflect:
+      return index < 0 ? -index : 2 * (size - 1) - index;
+  }
+  return -1;
+}
+
+// One axis of one tap: target index -> source index, and -> the grid index whose coefficient applies.
+//   forward:    target = index in y, source = index in the array of f, grid index = target * step
+//   transposed: target = index in the array of f, source = index in g, grid index = the x with x + tap = target
+struct AxisTap {
+  bool transposed;
+  Padding padding;
+  int64_t tap, step, grid, halo_low, array;
+  int64_t begin, end, shift;  // for begin <= target < end: source = target * (transposed ? 1 : step) + shift
+
+  AxisTap(const Problem& p, int axis, int64_t tap_, bool transposed_)
+      : transposed(transposed_),
+        padding(p.padding),
+        tap(tap_),
+        step(p.step[axis]),
+        grid(p.grid[axis]),
+        halo_low(p.halo_low[axis]),
+        array(p.array[axis]) {
+    if (!transposed) {
+      shift = halo_low + tap;
+      begin = shift >= 0 ? 0 : (-shift + step - 1) / step;
+      end = array - shift <= 0 ? 0 : (array - shift + step - 1) / step;
+    } else if (step == 1) {
+      shift = -halo_low - tap;
+      begin = std::max<int64_t>(0, -shift);
+      end = grid - shift;
+    } else {
+      shift = begin = end = 0;
+    }
+  }
+
+  bool regular(int64_t first, int64_t count) const { return first >= begin && first + count <= end; }
+  int64_t slope() const { return transposed ? 1 : step; }
+
+  int64_t source(int64_t target) const {
+    if (target >= begin && target < end) return target * slope() + shift;
+    if (!transposed) return padded_index(target * step + shift, array, padding);
+    const int64_t x = grid_index(target);
+    return x >= 0 && x % step == 0 ? x / step : -1;
+  }
+
+  int64_t grid_index(int64_t target) const {
+    if (!transposed) return target * step;
+    const int64_t x = target - halo_low - tap;
+    if (padding == Padding::kCircular) return modulo(x, grid);
+    return x >= 0 && x < grid ? x : -1;
+  }
+};
+
+// All taps of a problem in one direction. The last one is the identity, tap 0.
+struct Neighbours {
+  bool transposed;
+  int64_t target[kAxes];  // extents of the target
+  std::vector<AxisTap> axes;
+
+  Neighbours(const Problem& p, bool transposed_) : transposed(transposed_) {
+    for (int a = 0; a < kAxes; ++a) target[a] = transposed ? p.array[a] : p.out[a];
+    axes.reserve((p.tap_count() + 1) * kAxes);
+    for (int64_t j = 0; j <= p.tap_count(); ++j) {
+      for (int a = 0; a < kAxes; ++a) {
+        axes.emplace_back(p, a, j < p.tap_count() ? p.taps[j * kAxes + a] : 0, transposed);
+      }
+    }
+  }
+
+  const AxisTap& at(int64_t tap, int axis) const { return axes[tap * kAxes + axis]; }
+  int64_t points() const { return target[0] * target[1] * target[2]; }
+
+  // Offset of the row (z, y, .) that the tap sees, or -1 for zeros.
+  int64_t row_offset(int64_t tap, int64_t z, int64_t y, const View& source) const {
+    const int64_t sz = at(tap, 0).source(z), sy = at(tap, 1).source(y);
+    return sz < 0 || sy < 0 ? -1 : sz * source.stride[0] + sy * source.stride[1];
+  }
+};
+
+// A run of a tile's points along the last axis: points [first, first + length) of the tile.
+struct Segment {
+  int64_t z, y, x;
+  int64_t length, first;
+};
+
+// The points [begin, end) of a grid in row-major order, as segments.
+inline void split_into_segments(const int64_t extent[kAxes], int64_t begin, int64_t end,
+                                std::vector<Segment>& segments) {
+  segments.clear();
+  for (int64_t point = begin; point < end;) {
+    const int64_t x = point % extent[2], row = point / extent[2];
+    const int64_t length = std::min(extent[2] - x, end - point);
+    segments.push_back({row / extent[1], row % extent[1], x, length, point - begin});
+    point += length;
+  }
+}
+
+}  // namespace lconv_fast::LCONV_ISA

@@ -1,0 +1,300 @@
+// Packing: fills the panel of a tile with f and L_i f as it copies, so that L_i f never reaches memory.
+//
+//   rows of the panel, for the channels [c0, c0 + width): r = 0 is f itself (if the identity takes part), then L_1 f, ...
+//   points-major   (channels-last data):  panel[p * stride + r * width + c]
+//   channels-major (channels-first data): panel[(r * width + c) * kTile + p]
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "coefficients.h"
+
+namespace lconv_fast::LCONV_ISA {
+
+// What the panel's rows are.
+enum class Panel {
+  kLayer,       // f (if identity), then L_i f
+  kDifferences  // D_a f, one per component
+};
+
+template <class S>
+struct Packer {
+  using A = Accumulate<S>;
+
+  const Problem& problem;
+  const Neighbours& near;
+  const View& source;
+  Panel panel_kind;
+  int64_t taps, components;
+  // Forward, a component gathers its taps; transposed, each tap has a coefficient of its own.
+  bool one_tap_each;
+  bool identity;
+  std::vector<A> weights;         // of the taps
+  std::vector<int64_t> first_tap; // of each component
+  std::vector<const S*> neighbour;
+  std::vector<S> zeros;
+  std::vector<A> lines;           // channels-major: the taps' values along the tile, kTile each
+  std::vector<A> differences;
+
+  Packer(const Problem& p, const Neighbours& n, const View& view, Panel kind, int64_t max_width)
+      : problem(p),
+        near(n),
+        source(view),
+        panel_kind(kind),
+        taps(p.tap_count()),
+        components(n.transposed ? p.tap_count() : p.component_count),
+        identity(kind == Panel::kLayer && p.identity),
+        neighbour(taps + 1),
+        zeros(max_width + kLanes<A>),
+        lines((taps + 1) * kTile),
+        differences(components * kTile) {
+    one_tap_each = components == taps;
+    for (int64_t j = 0; j < taps; ++j) {
+      weights.push_back(n.transposed ? A(1) : static_cast<A>(p.tap_weights[j]));
+      const int64_t component = n.transposed ? j : p.components[j];
+      while (static_cast<int64_t>(first_tap.size()) <= component) first_tap.push_back(j);
+    }
+    first_tap.resize(components + 1, taps);
+  }
+
+  int64_t rows() const { return panel_kind == Panel::kDifferences ? components : problem.generators + identity; }
+
+  // ---- channels-last: a point's channels are contiguous ------------------------------------------------------------
+
+  void points_major(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments,
+                    const A* coefficients, A* panel, int64_t stride) {
+    const S* base = static_cast<const S*>(source.data) + batch * source.batch_stride + channel;
+    std::vector<int64_t>& row = row_offsets_;
+    row.resize(taps + 1);
+    for (const Segment& s : segments) {
+      for (int64_t j = 0; j <= taps; ++j) row[j] = near.row_offset(j, s.z, s.y, source);
+      for (int64_t k = 0; k < s.length; ++k) {
+        for (int64_t j = 0; j <= taps; ++j) {
+          const int64_t x = row[j] < 0 ? -1 : near.at(j, 2).source(s.x + k);
+          neighbour[j] = x < 0 ? zeros.data() : base + row[j] + x * source.stride[2];
+        }
+        point(coefficients + s.first + k, width, panel + (s.first + k) * stride);
+      }
+    }
+  }
+
+  void point(const A* coefficients, int64_t width, A* out) {
+    int64_t c = 0;
+    for (; c + kLanes<A> <= width; c += kLanes<A>) {
+      point_lanes(
+          coefficients, width, out + c, [&](int64_t j) { return load(neighbour[j] + c); },
+          [](A* p, Vector<A> x) { store(p, x); });
+    }
+    if (c < width) {
+      const int64_t n = width - c;
+      point_lanes(
+          coefficients, width, out + c, [&](int64_t j) { return load_first(neighbour[j] + c, n); },
+          [n](A* p, Vector<A> x) { store_first(p, x, n); });
+    }
+  }
+
+  template <class Load, class Store>
+  inline void point_lanes(const A* coefficients, int64_t width, A* out, Load value, Store write) {
+    if (identity) {
+      write(out, value(taps));
+      out += width;
+    }
+    if (panel_kind == Panel::kDifferences) {
+      for (int64_t a = 0; a < components; ++a) write(out + a * width, difference(a, value));
+    } else if (!one_tap_each && components == 1) {
+      combine<1>(coefficients, width, out, value, write);
+    } else if (!one_tap_each && components == 2) {
+      combine<2>(coefficients, width, out, value, write);
+    } else if (!one_tap_each && components == 3) {
+      combine<3>(coefficients, width, out, value, write);
+    } else {
+      gather(coefficients, width, out, value, write);
+    }
+  }
+
+  template <class Load>
+  inline Vector<A> difference(int64_t a, Load value) {
+    Vector<A> sum = {};
+    for (int64_t j = first_tap[a]; j < first_tap[a + 1]; ++j) sum += broadcast(weights[j]) * value(j);
+    return sum;
+  }
+
+  // L_i f = sum_a v[i,a] D_a f with the few differences D_a f in registers.
+  template <int kComponents, class Load, class Store>
+  inline void combine(const A* coefficients, int64_t width, A* out, Load value, Store write) {
+    Vector<A> d[kComponents];
+    for (int a = 0; a < kComponents; ++a) d[a] = difference(a, value);
+    for (int64_t i = 0; i < problem.generators; ++i) {
+      const A* v = coefficients + i * kComponents * kTile;
+      Vector<A> sum = broadcast(v[0]) * d[0];
+      for (int a = 1; a < kComponents; ++a) sum += broadcast(v[a * kTile]) * d[a];
+      write(out + i * width, sum);
+    }
+  }
+
+  // The same with any number of components: four generators at a time pass over the taps.
+  template <class Load, class Store>
+  inline void gather(const A* coefficients, int64_t width, A* out, Load value, Store write) {
+    int64_t i = 0;
+    for (; i + 4 <= problem.generators; i += 4) gather_block<4>(coefficients, i, width, out, value, write);
+    for (; i < problem.generators; ++i) gather_block<1>(coefficients, i, width, out, value, write);
+  }
+
+  template <int kCount, class Load, class Store>
+  inline void gather_block(const A* coefficients, int64_t i, int64_t width, A* out, Load value, Store write) {
+    Vector<A> sum[kCount] = {};
+    for (int64_t a = 0; a < components; ++a) {
+      const Vector<A> d = difference(a, value);
+      for (int g = 0; g < kCount; ++g) sum[g] += broadcast(coefficients[((i + g) * components + a) * kTile]) * d;
+    }
+    for (int g = 0; g < kCount; ++g) write(out + (i + g) * width, sum[g]);
+  }
+
+  // ---- channels-first: a row's points are contiguous ----------------------------------------------------------------
+
+  void channels_major(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments,
+                      const A* coefficients, A* panel) {
+    std::vector<int64_t>& row = row_offsets_;
+    row.resize(segments.size() * (taps + 1));
+    for (size_t s = 0; s < segments.size(); ++s) {
+      for (int64_t j = 0; j <= taps; ++j) {
+        row[s * (taps + 1) + j] = near.row_offset(j, segments[s].z, segments[s].y, source);
+      }
+    }
+    const int64_t points = segments.back().first + segments.back().length;
+    for (int64_t c = 0; c < width; ++c) {
+      const S* base =
+          static_cast<const S*>(source.data) + batch * source.batch_stride + (channel + c) * source.channel_stride;
+      for (int64_t j = identity ? taps : taps - 1; j >= 0; --j) read_line(base, j, segments, lines.data() + j * kTile);
+      for (int64_t a = 0; a < components; ++a) {
+        difference_line(a, points, panel_kind == Panel::kDifferences ? panel + (a * width + c) * kTile
+                                                                     : differences.data() + a * kTile);
+      }
+      if (panel_kind == Panel::kDifferences) continue;
+      if (identity) std::copy_n(lines.data() + taps * kTile, points, panel + c * kTile);
+      for (int64_t i = 0; i < problem.generators; ++i) {
+        combine_line(coefficients + i * components * kTile, points, panel + ((i + identity) * width + c) * kTile);
+      }
+    }
+  }
+
+ private:
+  std::vector<int64_t> row_offsets_;
+
+  // What tap j sees at the points of the tile, for one channel.
+  void read_line(const S* base, int64_t j, const std::vector<Segment>& segments, A* line) const {
+    const AxisTap& axis = near.at(j, 2);
+    for (size_t k = 0; k < segments.size(); ++k) {
+      const Segment& s = segments[k];
+      A* out = line + s.first;
+      const int64_t row = row_offsets_[k * (taps + 1) + j];
+      if (row < 0) {
+        std::fill(out, out + s.length, A(0));
+        continue;
+      }
+      const S* values = base + row;
+      const int64_t begin = std::clamp<int64_t>(axis.begin - s.x, 0, s.length);
+      const int64_t end = std::clamp<int64_t>(axis.end - s.x, begin, s.length);
+      const auto edge = [&](int64_t x) {
+        const int64_t at = axis.source(s.x + x);
+        return at < 0 ? A(0) : to_accumulate(values[at * source.stride[2]]);
+      };
+      for (int64_t x = 0; x < begin; ++x) out[x] = edge(x);
+      const int64_t step = axis.slope() * source.stride[2];
+      const S* first = values + (s.x * axis.slope() + axis.shift) * source.stride[2];
+      if (step == 1) {
+        int64_t x = begin;
+        for (; x + kLanes<A> <= end; x += kLanes<A>) store(out + x, load(first + x));
+        for (; x < end; ++x) out[x] = to_accumulate(first[x]);
+      } else {
+        for (int64_t x = begin; x < end; ++x) out[x] = to_accumulate(first[x * step]);
+      }
+      for (int64_t x = end; x < s.length; ++x) out[x] = edge(x);
+    }
+  }
+
+  // Lines are padded to kTile, a multiple of the vector: whole vectors throughout.
+  void difference_line(int64_t a, int64_t points, A* out) const {
+    for (int64_t x = 0; x < points; x += kLanes<A>) {
+      Vector<A> sum = {};
+      for (int64_t j = first_tap[a]; j < first_tap[a + 1]; ++j) {
+        sum += broadcast(weights[j]) * load(lines.data() + j * kTile + x);
+      }
+      store(out + x, sum);
+    }
+  }
+
+  void combine_line(const A* v, int64_t points, A* out) const {
+    for (int64_t x = 0; x < points; x += kLanes<A>) {
+      Vector<A> sum = {};
+      for (int64_t a = 0; a < components; ++a) {
+        sum += load(v + a * kTile + x) * load(differences.data() + a * kTile + x);
+      }
+      store(out + x, sum);
+    }
+  }
+};
+
+// W as the right (points-major) or left (channels-major) factor, for the rows and the channels of one panel:
+// packed[block][k][lane], k = r * width + c; lanes past `outs` are zero.
+template <class S>
+void pack_weight(const WeightView& w, int64_t first_row, int64_t rows, int64_t channel, int64_t width, int64_t out0,
+                 int64_t outs, int64_t lanes, Accumulate<S>* packed) {
+  for (int64_t block = 0; block < outs; block += lanes) {
+    for (int64_t r = first_row; r < first_row + rows; ++r) {
+      for (int64_t c = channel; c < channel + width; ++c) {
+        const S* at = static_cast<const S*>(w.data) + r * w.row_stride + c * w.in_stride;
+        for (int64_t o = 0; o < lanes; ++o) {
+          *packed++ = block + o < outs ? to_accumulate(at[(out0 + block + o) * w.out_stride]) : Accumulate<S>(0);
+        }
+      }
+    }
+  }
+}
+
+// A tile of a tensor at its own points, as [p][lane] (lanes = channels, zero-padded to `stride`; missing points zero)
+template <class S>
+void pack_points_major(const View& v, int64_t batch, int64_t channel, int64_t width,
+                       const std::vector<Segment>& segments, int64_t points, int64_t stride, Accumulate<S>* packed) {
+  using A = Accumulate<S>;
+  for (const Segment& s : segments) {
+    const S* row = static_cast<const S*>(v.data) + batch * v.batch_stride + channel * v.channel_stride +
+                   s.z * v.stride[0] + s.y * v.stride[1] + s.x * v.stride[2];
+    A* out = packed + s.first * stride;
+    if (v.channel_stride == 1) {
+      for (int64_t x = 0; x < s.length; ++x) {
+        const S* at = row + x * v.stride[2];
+        int64_t c = 0;
+        for (; c + kLanes<A> <= width; c += kLanes<A>) store(out + x * stride + c, load(at + c));
+        for (; c < width; ++c) out[x * stride + c] = to_accumulate(at[c]);
+      }
+    } else {
+      for (int64_t c = 0; c < width; ++c) {
+        for (int64_t x = 0; x < s.length; ++x) {
+          out[x * stride + c] = to_accumulate(row[c * v.channel_stride + x * v.stride[2]]);
+        }
+      }
+    }
+  }
+  const int64_t filled = segments.back().first + segments.back().length;
+  for (int64_t p = 0; p < filled; ++p) std::fill(packed + p * stride + width, packed + (p + 1) * stride, A(0));
+  std::fill(packed + filled * stride, packed + points * stride, A(0));
+}
+
+// The same as [c][p], kTile points each.
+template <class S>
+void pack_channels_major(const View& v, int64_t batch, int64_t channel, int64_t width,
+                         const std::vector<Segment>& segments, Accumulate<S>* packed) {
+  for (const Segment& s : segments) {
+    const S* row = static_cast<const S*>(v.data) + batch * v.batch_stride + channel * v.channel_stride +
+                   s.z * v.stride[0] + s.y * v.stride[1] + s.x * v.stride[2];
+    for (int64_t c = 0; c < width; ++c) {
+      for (int64_t x = 0; x < s.length; ++x) {
+        packed[c * kTile + s.first + x] = to_accumulate(row[c * v.channel_stride + x * v.stride[2]]);
+      }
+    }
+  }
+}
+
+}  // namespace lconv_fast::LCONV_ISA

@@ -1,0 +1,26 @@
+"""lconv_fast: the L-conv layer of Dehmamy et al. 2021 as a fused, drop-in PyTorch layer for large images and volumes."""
+
+from lconv_fast import ops as ops  # first: fails with one sentence where the compiled module is missing
+from lconv_fast import functional
+from lconv_fast.generators import (
+    AffineGenerators,
+    DenseGenerators,
+    FieldGenerators,
+    Generators,
+    StencilGenerators,
+)
+from lconv_fast.modules import LConv1d, LConv2d, LConv3d
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AffineGenerators",
+    "DenseGenerators",
+    "FieldGenerators",
+    "Generators",
+    "LConv1d",
+    "LConv2d",
+    "LConv3d",
+    "StencilGenerators",
+    "functional",
+]

@@ -1,0 +1,138 @@
+"""The L-conv layer as a function."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lconv_fast import form
+from lconv_fast.checks import FLOAT_TYPES, check_float, check_groups, per_axis
+from lconv_fast.generators import DenseGenerators, Generators, GridGenerators
+
+
+def lconv(
+    input: Tensor,
+    weight: Tensor,
+    generators: Generators,
+    bias: Tensor | None = None,
+    *,
+    stride: int | tuple[int, ...] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """y = f W0^T + sum_i (L_i f) Wi^T + bias, eq. (15) and (17) of Dehmamy et al. 2021, differentiable to every order.
+
+    L_i f is never written to memory (but for DenseGenerators), and nothing but the arguments is kept for backward.
+
+    Args:
+        input: f, (N, C_in, *spatial), or (C_in, *spatial) unbatched; any strides. float32, float64, bfloat16 or
+            float16; the half types accumulate in float32. Under autocast, input, weight and bias are cast.
+        weight: (n_L + 1, C_out, C_in / groups), weight[0] = W^0; input's dtype and device.
+        generators: L_1 .. L_nL; their numbers in input's dtype, or in float32 beside a half type.
+        bias: (C_out,) or None.
+        stride: y is computed at every stride-th point of each axis, from the first on; one integer or one per axis.
+        groups: channels are mixed within groups alone, as in nn.Conv2d.
+
+    Returns:
+        (N, C_out, *ceil(spatial / stride)), in the memory format of input.
+
+    Raises:
+        TypeError: arguments of the wrong type or dtype, or mixed dtypes or devices.
+        ValueError: shapes that do not fit; both before anything is computed.
+    """
+    return lconv_for("lconv", input, weight, generators, bias, stride, groups)
+
+
+def lconv_for(
+    caller: str,
+    input: Tensor,
+    weight: Tensor,
+    generators: Generators,
+    bias: Tensor | None,
+    stride: int | tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """`lconv`, with errors in the name of `caller`."""
+    check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
+    if not isinstance(generators, Generators):
+        raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{caller}: expected input to be a tensor, got {type(input).__name__}")
+    if input.dtype not in FLOAT_TYPES:
+        raise TypeError(f"{caller}: expected input of a real floating-point type, got {input.dtype}")
+    outs, ins = weight.shape[1], weight.shape[2] * groups
+    _check_input(caller, input, generators, ins)
+    check_groups(groups, ins, outs)
+    if weight.shape[0] != generators.num_generators + 1:
+        raise ValueError(
+            f"weight: expected {generators.num_generators + 1} matrices, W^0 and one for each generator, "
+            f"got shape {tuple(weight.shape)}"
+        )
+    if bias is not None:
+        check_float("bias", bias, (1,), "(C_out,)")
+        if bias.shape[0] != outs:
+            raise ValueError(f"bias: expected shape ({outs},), got {tuple(bias.shape)}")
+
+    if torch.is_autocast_enabled(input.device.type):
+        dtype = torch.get_autocast_dtype(input.device.type)
+        input, weight = input.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    coefficients = generators.coefficients()
+    _check_types(input, weight, bias, coefficients)
+
+    ndim = generators.ndim if isinstance(generators, GridGenerators) else input.dim() - 2
+    unbatched = isinstance(generators, GridGenerators) and input.dim() == ndim + 1
+    if unbatched:
+        input = input.unsqueeze(0)
+    steps = per_axis("stride", stride, ndim)
+    if isinstance(generators, GridGenerators):
+        stencil = generators.stencil(tuple(input.shape[2:]))
+        output = form.lconv(coefficients, input, weight, bias, stencil, steps, groups)
+    else:
+        output = _dense(input, weight, coefficients, bias, steps, groups)
+    return output.squeeze(0) if unbatched else output
+
+
+def _check_input(caller: str, input: Tensor, generators: Generators, channels: int) -> None:
+    shape = tuple(input.shape)
+    if isinstance(generators, GridGenerators):
+        ndim = generators.ndim
+        if input.dim() not in (ndim + 1, ndim + 2):
+            raise ValueError(f"{caller}: expected input (N, C, *spatial) with {ndim} spatial axes, or unbatched, got {shape}")
+        if shape[-ndim - 1] != channels:
+            raise ValueError(f"{caller}: expected input with {channels} channels, got {shape}")
+        if 0 in shape[-ndim:]:
+            raise ValueError(f"{caller}: expected at least one point on each axis, got {shape}")
+        return
+    if input.dim() < 3:
+        raise ValueError(f"{caller}: expected input (N, C, *spatial), got {shape}")
+    if shape[1] != channels:
+        raise ValueError(f"{caller}: expected input with {channels} channels, got {shape}")
+    assert isinstance(generators, DenseGenerators)
+    generators.check_points(shape[2:])
+
+
+def _check_types(input: Tensor, weight: Tensor, bias: Tensor | None, coefficients: Tensor) -> None:
+    for name, value in (("weight", weight), ("bias", bias), ("generators", coefficients)):
+        if value is None:
+            continue
+        if value.device != input.device:
+            raise TypeError(f"{name}: expected device {input.device} as input, got {value.device}")
+        half = input.dtype in (torch.float16, torch.bfloat16)
+        if value.dtype != input.dtype and not (name == "generators" and half and value.dtype == torch.float32):
+            raise TypeError(f"{name}: expected dtype {input.dtype} as input, got {value.dtype}")
+
+
+def _dense(
+    input: Tensor, weight: Tensor, matrix: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
+) -> Tensor:
+    """Eq. (17) as it stands, with dense matrices L_i (n_L, d, d)."""
+    spatial = tuple(input.shape[2:])
+    f = input.reshape(input.shape[0], groups, -1, math.prod(spatial))
+    w = weight.reshape(weight.shape[0], groups, -1, weight.shape[2])
+    moved = torch.einsum("ixy,ngcy->ngicx", matrix.to(f.dtype), f)
+    output = torch.einsum("ngcx,goc->ngox", f, w[0]) + torch.einsum("ngicx,igoc->ngox", moved, w[1:])
+    output = output.reshape(input.shape[0], weight.shape[1], *spatial)
+    output = output[(..., *[slice(None, None, step) for step in stride])]
+    return output if bias is None else output + bias.reshape(-1, *[1] * len(spatial))

@@ -1,0 +1,183 @@
+"""The L-conv layer as modules that stand where nn.Conv1d, nn.Conv2d and nn.Conv3d stood."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lconv_fast.checks import check_groups, per_axis, positive_int
+from lconv_fast.functional import lconv_for
+from lconv_fast.generators import AffineGenerators, Generators, GridGenerators
+
+
+class _LConv(nn.Module):
+    ndim: int
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        generators: str | Generators = "affine",
+        *,
+        stride: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        factorized: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **generator_keywords: Any,
+    ) -> None:
+        super().__init__()
+        self.in_channels = positive_int("in_channels", in_channels)
+        self.out_channels = positive_int("out_channels", out_channels)
+        check_groups(groups, in_channels, out_channels)
+        self.groups = groups
+        self.stride = per_axis("stride", stride, self.ndim)
+        self.factorized = factorized
+        self.generators = self._make_generators(generators, generator_keywords)
+        if device is not None or dtype is not None:
+            self.generators.to(device=device, dtype=dtype)
+
+        count, ins = self.generators.num_generators, in_channels // groups
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        if factorized:
+            self.weight0 = nn.Parameter(torch.empty(out_channels, ins, **factory))
+            self.epsilon = nn.Parameter(torch.empty(count, in_channels, ins, **factory))
+        else:
+            self.weight = nn.Parameter(torch.empty(count + 1, out_channels, ins, **factory))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, **factory))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def _make_generators(self, generators: str | Generators, keywords: dict[str, Any]) -> Generators:
+        if isinstance(generators, str):
+            return AffineGenerators.named(generators, self.ndim, **keywords)
+        if not isinstance(generators, Generators):
+            raise TypeError(f"generators: expected a name or a Generators object, got {type(generators).__name__}")
+        if keywords:
+            raise TypeError(
+                f"{type(self).__name__}: {', '.join(keywords)}: these go with a name; a Generators object has its own"
+            )
+        if isinstance(generators, GridGenerators) and generators.ndim != self.ndim:
+            raise ValueError(
+                f"generators: expected {self.ndim} axes for {type(self).__name__}, got {generators.ndim}"
+            )
+        return generators
+
+    def reset_parameters(self) -> None:
+        """Keeps the variance of white noise: independent uniform weights with Var W^0 = 1 / ((n_L + 1) fan_in) and
+        Var W^i = 1 / ((n_L + 1) fan_in r_i), fan_in = in_channels / groups, and bias 0.
+
+        r_i is the variance that L_i gives to white noise of variance 1, averaged over the grid
+        (`Generators.mean_square`; for affine fields: x uniform on [-1, 1]^n), so that W^0 and each generator contribute
+        one part in n_L + 1. Factorized, W^i = W^0 eps^i has the same variance with Var eps^i = 1 / (fan_in r_i).
+        A generator that is zero (r_i = 0) gets weights as if r_i were 1.
+        """
+        with torch.no_grad():
+            ins = self.in_channels // self.groups
+            noise = self.generators.mean_square().cpu()
+            noise = torch.where(noise > 0, noise, torch.ones_like(noise)) if noise.device.type != "meta" else noise
+            share = 1 / ((noise.numel() + 1) * ins)
+            if self.factorized:
+                _uniform(self.weight0, share)
+                for epsilon, r in zip(self.epsilon, _numbers(noise), strict=True):
+                    _uniform(epsilon, 1 / (ins * r))
+            else:
+                for weight, r in zip(self.weight, [1.0, *_numbers(noise)], strict=True):
+                    _uniform(weight, share / r)
+            if self.bias is not None:
+                self.bias.zero_()
+
+    def __getattr__(self, name: str) -> Any:
+        # nn.Module asks here for what is neither attribute nor parameter: with factorized=True, the weight.
+        if name == "weight" and self.__dict__.get("factorized"):
+            return self._composed_weight()
+        return super().__getattr__(name)
+
+    def _composed_weight(self) -> Tensor:
+        """W^0, and W^i = W^0 eps^i within each group: (n_L + 1, out, in / groups)."""
+        ins = self.in_channels // self.groups
+        weight0 = self.weight0.reshape(self.groups, -1, ins)
+        epsilon = self.epsilon.reshape(-1, self.groups, ins, ins)
+        composed = torch.matmul(weight0, epsilon)  # (n_L, groups, out / groups, in / groups)
+        return torch.cat([weight0.reshape(1, -1, ins), composed.flatten(1, 2)])
+
+    def forward(self, input: Tensor) -> Tensor:
+        return lconv_for(
+            type(self).__name__, input, self.weight, self.generators, self.bias, self.stride, self.groups
+        )
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}"
+        if set(self.stride) != {1}:
+            text += f", stride={self.stride}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        if self.bias is None:
+            text += ", bias=False"
+        if self.factorized:
+            text += ", factorized=True"
+        return text
+
+
+def _numbers(noise: Tensor) -> list[float]:
+    return [1.0] * noise.numel() if noise.device.type == "meta" else noise.tolist()
+
+
+def _uniform(weight: Tensor, variance: float) -> None:
+    bound = math.sqrt(3 * variance)
+    weight.uniform_(-bound, bound)
+
+
+_DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: the layer of eq. (10), (15) and (17) of Dehmamy et al. 2021.
+
+    Stands where nn.Conv{ndim}d stood: input (N, C_in, *spatial) or (C_in, *spatial), any memory format; output
+    (N, C_out, *ceil(spatial / stride)) in the same memory format. With affine generators nothing depends on the size of
+    the grid.
+
+    Args:
+        in_channels, out_channels: numbers of channels, divisible by groups.
+        generators: the name of a basis of affine fields (translation, rotation, scaling, se, similitude, sl, gl, affine,
+            lorentz), or a Generators object.
+        stride: y is computed at every stride-th point of each axis, from the first on; one integer or one per axis.
+        groups: channels are mixed within groups alone.
+        bias: adds a learnable bias, 0 at first.
+        factorized: W^i = W^0 eps^i with parameters weight0 (out, in / groups) and epsilon (n_L, in, in / groups);
+            `weight` is then composed from them.
+        device, dtype: of the parameters, and of the generators where given.
+        **generator_keywords: accuracy, padding_mode, coordinate_scale, learnable, with a name: see AffineGenerators.
+
+    Attributes:
+        weight: (n_L + 1, out_channels, in_channels / groups), weight[0] = W^0.
+        bias: (out_channels,) or None.
+        generators: the Generators object.
+
+    The initialisation keeps the variance of white noise through the layer: see `reset_parameters`.
+
+    Raises:
+        TypeError, ValueError: in the constructor and in forward, before anything is computed, naming the argument, what
+            came and what was expected.
+    """
+
+
+class LConv1d(_LConv):
+    __doc__ = _DOC.format(ndim=1)
+    ndim = 1
+
+
+class LConv2d(_LConv):
+    __doc__ = _DOC.format(ndim=2)
+    ndim = 2
+
+
+class LConv3d(_LConv):
+    __doc__ = _DOC.format(ndim=3)
+    ndim = 3
+
+

@@ -1,0 +1,13 @@
+"""The operators ``torch.ops.lconv_fast.apply``, ``gram`` and ``correlate``: compiled kernels, fakes, reference."""
+
+import torch as torch  # its libraries must be loaded before the module that is linked to them
+
+try:
+    from lconv_fast import _C as _C
+except ImportError as error:
+    raise ImportError(
+        "lconv_fast has no compiled module: build it with `pip install --no-build-isolation .` "
+        f"in the source tree (after installing torch, pybind11 and cmake); the loader said: {error}"
+    ) from error
+
+from lconv_fast.ops import schema as schema
