@@ -160,9 +160,18 @@ def _map_over(
 class _Partial(torch.autograd.Function):
     """A partial of Q in eager mode: backward, forward-mode and vmap rules from the functions above."""
 
+    @classmethod
+    def apply(cls, *arguments):
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*arguments)
+        # Past the signature inspection of Function.apply, which is for keyword arguments and costs as much as the rest.
+        return super(torch.autograd.Function, cls).apply(*arguments)
+
     @staticmethod
     def forward(empty, geometry, identity, bias, *slots):
-        return _contract(empty, slots, geometry, identity, bias)
+        # This function is the autograd of the call: that of the operators would only cost time.
+        with torch._C._AutoDispatchBelowAutograd():
+            return _contract(empty, slots, geometry, identity, bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from functools import lru_cache
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -108,7 +107,6 @@ class GridGenerators(Generators):
         )
 
 
-@lru_cache(maxsize=None)
 def _star(ndim: int, accuracy: int) -> tuple[tuple[tuple[int, ...], ...], tuple[float, ...], tuple[int, ...]]:
     """Taps, weights and components of the derivatives along each axis."""
     offsets, weights = differences.central(accuracy)
@@ -121,12 +119,16 @@ class _Derivations(GridGenerators):
 
     accuracy: int
 
+    def _set_differences(self, accuracy: int, padding_mode: str) -> None:
+        self._taps = _star(self.ndim, accuracy)
+        self.accuracy, self.padding_mode = accuracy, grid.check_padding_mode(padding_mode)
+
     def _derivative_noise(self) -> float:
         """Variance of d_a f for white noise f."""
         return sum(w * w for w in differences.central(self.accuracy)[1])
 
     def _star_stencil(self, kind: str, spatial: tuple[int, ...], **coordinates: Any) -> form.Stencil:
-        taps, weights, components = _star(self.ndim, self.accuracy)
+        taps, weights, components = self._taps
         grid.check_reach(taps, spatial, self.padding_mode)
         return form.Stencil(
             kind, taps, weights, components, spatial, self.padding_mode, transposed=self.transposed, **coordinates
@@ -182,9 +184,8 @@ class AffineGenerators(_Derivations):
             )
         if coordinate_scale is not None and not (isinstance(coordinate_scale, Real) and coordinate_scale > 0):
             raise ValueError(f"coordinate_scale: expected a positive number or None, got {coordinate_scale!r}")
-        differences.central(accuracy)
-        self.num_generators, self.ndim, self.accuracy = count, ndim, accuracy
-        self.padding_mode = grid.check_padding_mode(padding_mode)
+        self.num_generators, self.ndim = count, ndim
+        self._set_differences(accuracy, padding_mode)
         self.coordinate_scale = coordinate_scale
         self._keep("matrix", matrix, learnable)
         self._keep("shift", shift, learnable)
@@ -245,9 +246,8 @@ class FieldGenerators(_Derivations):
                 f"field: expected shape (n_L, n, *spatial) with one component for each of the {field.dim() - 2} "
                 f"axes, got {tuple(field.shape)}"
             )
-        differences.central(accuracy)
-        self.num_generators, self.ndim, self.accuracy = field.shape[0], field.dim() - 2, accuracy
-        self.padding_mode = grid.check_padding_mode(padding_mode)
+        self.num_generators, self.ndim = field.shape[0], field.dim() - 2
+        self._set_differences(accuracy, padding_mode)
         self._keep("field", field, learnable)
 
     def coefficients(self) -> Tensor:

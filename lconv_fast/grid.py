@@ -21,7 +21,7 @@ def check_reach(taps: Sequence[Sequence[int]], spatial: Sequence[int], padding_m
     if padding_mode != "reflect":
         return
     for axis, size in enumerate(spatial):
-        reach = max((abs(tap[axis]) for tap in taps), default=0)
+        reach = max([abs(tap[axis]) for tap in taps])
         if reach >= size:
             raise ValueError(
                 f"padding_mode: reflect padding by {reach} points needs more than {reach} points on axis {axis}, "
