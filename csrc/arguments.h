@@ -85,8 +85,8 @@ struct CheckedProblem {
 
   WeightView weight(const Tensor& w, const Tensor& data) const {
     STD_TORCH_CHECK(w.dim() == 3 && w.is_cpu() && w.scalar_type() == data.scalar_type() &&
-                        w.size(0) == problem.generators + 1 &&
-                        w.size(1) == problem.out_channels * problem.groups && w.size(2) == problem.in_channels,
+                        w.size(0) == problem.generators + 1 && w.size(1) == problem.out_channels * problem.groups &&
+                        w.size(2) == problem.in_channels,
                     "lconv_fast: the shape or type of weight does not fit the other arguments");
     return {w.data_ptr(), w.stride(0), w.stride(1), w.stride(2)};
   }

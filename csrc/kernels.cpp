@@ -1,13 +1,12 @@
 // The three operators, compiled once for each instruction set. Each walks over tiles of kTile points: a provider fills
 // the coefficients, a packer the panel, the micro-kernel multiplies, and the result is written or reduced.
-#include "problem.h"
-
 #include <cstdlib>
 #include <memory>
 #include <new>
 
 #include "microkernel.h"
 #include "pack.h"
+#include "problem.h"
 
 namespace lconv_fast::LCONV_ISA {
 
@@ -94,7 +93,8 @@ void write_tile(const Accumulate<S>* sums, int64_t point_stride, int64_t channel
   }
 }
 
-// ---- apply: y = sum_r (L_r f) W_r, or its transpose ------------------------------------------------------------------
+// ---- apply: y = sum_r (L_r f) W_r, or its transpose
+// ------------------------------------------------------------------
 
 template <class S>
 void apply_typed(const Problem& p, bool transposed, const View& source, const WeightView& weight, const void* bias,
@@ -166,7 +166,8 @@ void apply_typed(const Problem& p, bool transposed, const View& source, const We
   });
 }
 
-// ---- gram: dQ/dW = sum over points of (L_r f)^T g --------------------------------------------------------------------
+// ---- gram: dQ/dW = sum over points of (L_r f)^T g
+// --------------------------------------------------------------------
 
 // Sums over points are split into this many parts at most, whatever the number of threads, and added up in order: the
 // result is the same for every number of threads. Bounded in bytes as well.
@@ -250,7 +251,8 @@ void gram_typed(const Problem& p, const View& f, const View& g, void* result) {
   });
 }
 
-// ---- correlate: dQ/dv = (W_i^T g) . D_a f at each point ----------------------------------------------------------------
+// ---- correlate: dQ/dv = (W_i^T g) . D_a f at each point
+// ----------------------------------------------------------------
 
 template <class S>
 class Correlation {
@@ -275,8 +277,7 @@ class Correlation {
         const int64_t width = blocks_.size(b), outs = p_.out_channels;
         for (int64_t n = 0; n < p_.generators * width; ++n) {
           const S* from = static_cast<const S*>(weight.data) + (n / width + 1) * weight.row_stride +
-                          (blocks_.first(b) + n % width) * weight.in_stride +
-                          group * outs * weight.out_stride;
+                          (blocks_.first(b) + n % width) * weight.in_stride + group * outs * weight.out_stride;
           for (int64_t o = 0; o < outs; ++o) {
             packed[(n / lanes_ * outs + o) * lanes_ + n % lanes_] = to_accumulate(from[o * weight.out_stride]);
           }
@@ -408,8 +409,8 @@ class Correlation {
           std::fill_n(scratch.gradient.data(), slots() * kTile, A(0));
           add_tile(task / tiles_.count, tile, scratch);
           for (int64_t q = 0; q < slots(); ++q) {
-            for (const Segment& s : scratch.segments) add_moments(s, scratch.gradient.data() + q * kTile, affine,
-                                                                  sums + q * moments);
+            for (const Segment& s : scratch.segments)
+              add_moments(s, scratch.gradient.data() + q * kTile, affine, sums + q * moments);
           }
         }
       }
@@ -458,18 +459,19 @@ void correlate_typed(const Problem& p, const View& f, const WeightView& weight, 
   Correlation<S>(p, f, weight, g).run(result);
 }
 
-// ---- run-time type to compile-time type --------------------------------------------------------------------------------
+// ---- run-time type to compile-time type
+// --------------------------------------------------------------------------------
 
-#define LCONV_FOR_SCALAR(scalar, function, ...)    \
-  switch (scalar) {                                \
-    case Scalar::kFloat:                           \
-      return function<float>(__VA_ARGS__);         \
-    case Scalar::kDouble:                          \
-      return function<double>(__VA_ARGS__);        \
-    case Scalar::kBFloat16:                        \
-      return function<BFloat16>(__VA_ARGS__);      \
-    case Scalar::kHalf:                            \
-      return function<Half>(__VA_ARGS__);          \
+#define LCONV_FOR_SCALAR(scalar, function, ...) \
+  switch (scalar) {                             \
+    case Scalar::kFloat:                        \
+      return function<float>(__VA_ARGS__);      \
+    case Scalar::kDouble:                       \
+      return function<double>(__VA_ARGS__);     \
+    case Scalar::kBFloat16:                     \
+      return function<BFloat16>(__VA_ARGS__);   \
+    case Scalar::kHalf:                         \
+      return function<Half>(__VA_ARGS__);       \
   }
 
 void apply(const Problem& p, bool transposed, const View& source, const WeightView& weight, const void* bias,

@@ -8,9 +8,11 @@
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled core of lconv_fast: registers torch.ops.lconv_fast.apply, gram and correlate.";
-  m.def("cpu_capability", [] { return std::string(lconv_fast::active_kernels().name); },
-        "The instruction set whose kernels run.");
-  m.def("kernels", &lconv_fast::available_kernels, "The instruction sets built that this processor has, narrowest first.");
+  m.def(
+      "cpu_capability", [] { return std::string(lconv_fast::active_kernels().name); },
+      "The instruction set whose kernels run.");
+  m.def("kernels", &lconv_fast::available_kernels,
+        "The instruction sets built that this processor has, narrowest first.");
   m.def("build_info", [] {
     return std::map<std::string, std::string>{
         {"compiler", __VERSION__},

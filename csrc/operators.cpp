@@ -38,8 +38,8 @@ Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficien
              const std::vector<int64_t>& components, const std::vector<int64_t>& spatial, int64_t padding_mode,
              const std::vector<int64_t>& halo, const std::vector<double>& center, double scale,
              const std::vector<int64_t>& stride, int64_t groups, bool identity, bool transposed) {
-  const Geometry g{kind,   taps,  tap_weights, components, spatial, padding_mode, halo,
-                   center, scale, stride,      groups,     identity};
+  const Geometry g{kind, taps,   tap_weights, components, spatial, padding_mode,
+                   halo, center, scale,       stride,     groups,  identity};
   STD_TORCH_CHECK(weight.dim() == 3 && weight.size(0) >= 1, "lconv_fast: expected weight (n_L + 1, out, in / groups)");
   STD_TORCH_CHECK(!transposed || padding_mode < 2,
                   "lconv_fast: transposed, replicate and reflect are a halo that is folded back");
@@ -52,9 +52,9 @@ Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficien
   const int64_t targets = transposed ? ins : outs;
   std::optional<Tensor> shift;
   if (bias) {
-    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == targets && bias->is_cpu() &&
-                        bias->scalar_type() == input.scalar_type(),
-                    "lconv_fast: the shape or type of bias does not fit the other arguments");
+    STD_TORCH_CHECK(
+        bias->dim() == 1 && bias->size(0) == targets && bias->is_cpu() && bias->scalar_type() == input.scalar_type(),
+        "lconv_fast: the shape or type of bias does not fit the other arguments");
     shift = torch::stable::contiguous(*bias);
   }
   Tensor output = empty_like_format(input, c.sizes(targets, transposed ? p.array : p.out));
@@ -70,13 +70,13 @@ Tensor gram(const Tensor& input, const Tensor& cotangent, const Tensor& coeffici
             const std::vector<int64_t>& components, const std::vector<int64_t>& spatial, int64_t padding_mode,
             const std::vector<int64_t>& halo, const std::vector<double>& center, double scale,
             const std::vector<int64_t>& stride, int64_t groups, bool identity) {
-  const Geometry g{kind,   taps,  tap_weights, components, spatial, padding_mode, halo,
-                   center, scale, stride,      groups,     identity};
+  const Geometry g{kind, taps,   tap_weights, components, spatial, padding_mode,
+                   halo, center, scale,       stride,     groups,  identity};
   STD_TORCH_CHECK(input.dim() >= 3 && cotangent.dim() == input.dim() && coefficients.dim() >= 2 &&
                       cotangent.scalar_type() == input.scalar_type(),
                   "lconv_fast: input, cotangent and coefficients do not fit each other");
-  CheckedProblem c = check(g, input, coefficients.size(0), per_group(input.size(1), groups),
-                           per_group(cotangent.size(1), groups));
+  CheckedProblem c =
+      check(g, input, coefficients.size(0), per_group(input.size(1), groups), per_group(cotangent.size(1), groups));
   c.take_coefficients(coefficients);
   const Problem& p = c.problem;
   const View f = c.view(input, "input", input.size(1), p.array);
@@ -91,8 +91,8 @@ Tensor correlate(const Tensor& input, const Tensor& weight, const Tensor& cotang
                  const std::vector<int64_t>& components, const std::vector<int64_t>& spatial, int64_t padding_mode,
                  const std::vector<int64_t>& halo, const std::vector<double>& center, double scale,
                  const std::vector<int64_t>& stride, int64_t groups) {
-  const Geometry g{kind,   taps,  tap_weights, components, spatial, padding_mode, halo,
-                   center, scale, stride,      groups,     false};
+  const Geometry g{kind, taps,   tap_weights, components, spatial, padding_mode,
+                   halo, center, scale,       stride,     groups,  false};
   STD_TORCH_CHECK(weight.dim() == 3 && weight.size(0) >= 1, "lconv_fast: expected weight (n_L + 1, out, in / groups)");
   STD_TORCH_CHECK(cotangent.scalar_type() == input.scalar_type(), "lconv_fast: input and cotangent differ in type");
   CheckedProblem c = check(g, input, weight.size(0) - 1, weight.size(2), per_group(weight.size(1), groups));
@@ -110,8 +110,8 @@ Tensor correlate(const Tensor& input, const Tensor& weight, const Tensor& cotang
   return torch::stable::contiguous(torch::stable::narrow(result, 2, kAxes - c.ndim, c.ndim + 1));
 }
 
-#define LCONV_GEOMETRY                                                                                    \
-  "int kind, int[] taps, float[] tap_weights, int[] components, SymInt[] spatial, int padding_mode, "    \
+#define LCONV_GEOMETRY                                                                                \
+  "int kind, int[] taps, float[] tap_weights, int[] components, SymInt[] spatial, int padding_mode, " \
   "int[] halo, float[] center, float scale, int[] stride, int groups"
 
 STABLE_TORCH_LIBRARY(lconv_fast, m) {

@@ -1,8 +1,8 @@
 // Packing: fills the panel of a tile with f and L_i f as it copies, so that L_i f never reaches memory.
 //
-//   rows of the panel, for the channels [c0, c0 + width): r = 0 is f itself (if the identity takes part), then L_1 f, ...
-//   points-major   (channels-last data):  panel[p * stride + r * width + c]
-//   channels-major (channels-first data): panel[(r * width + c) * kTile + p]
+//   rows of the panel, for the channels [c0, c0 + width): r = 0 is f itself (if the identity takes part), then L_1 f,
+//   ... points-major   (channels-last data):  panel[p * stride + r * width + c] channels-major (channels-first data):
+//   panel[(r * width + c) * kTile + p]
 #pragma once
 
 #include <algorithm>
@@ -30,11 +30,11 @@ struct Packer {
   // Forward, a component gathers its taps; transposed, each tap has a coefficient of its own.
   bool one_tap_each;
   bool identity;
-  std::vector<A> weights;         // of the taps
-  std::vector<int64_t> first_tap; // of each component
+  std::vector<A> weights;          // of the taps
+  std::vector<int64_t> first_tap;  // of each component
   std::vector<const S*> neighbour;
   std::vector<S> zeros;
-  std::vector<A> lines;           // channels-major: the taps' values along the tile, kTile each
+  std::vector<A> lines;  // channels-major: the taps' values along the tile, kTile each
   std::vector<A> differences;
 
   Packer(const Problem& p, const Neighbours& n, const View& view, Panel kind, int64_t max_width)
@@ -168,8 +168,9 @@ struct Packer {
           static_cast<const S*>(source.data) + batch * source.batch_stride + (channel + c) * source.channel_stride;
       for (int64_t j = identity ? taps : taps - 1; j >= 0; --j) read_line(base, j, segments, lines.data() + j * kTile);
       for (int64_t a = 0; a < components; ++a) {
-        difference_line(a, points, panel_kind == Panel::kDifferences ? panel + (a * width + c) * kTile
-                                                                     : differences.data() + a * kTile);
+        difference_line(
+            a, points,
+            panel_kind == Panel::kDifferences ? panel + (a * width + c) * kTile : differences.data() + a * kTile);
       }
       if (panel_kind == Panel::kDifferences) continue;
       if (identity) std::copy_n(lines.data() + taps * kTile, points, panel + c * kTile);

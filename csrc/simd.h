@@ -107,7 +107,7 @@ inline void from_accumulate(float x, Half* out) {
     half = 0x7e00u;
   } else if (bits >= 0x477ff000u) {  // rounds to 65536 or more
     half = 0x7c00u;
-  } else if (bits < 0x38800000u) {  // subnormal: let float addition align and round
+  } else if (bits < 0x38800000u) {           // subnormal: let float addition align and round
     const uint32_t magic_bits = 126u << 23;  // 0.5: its last bit weighs 2^-24
     float value, magic;
     std::memcpy(&value, &bits, sizeof(value));

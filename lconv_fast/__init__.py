@@ -1,6 +1,5 @@
-"""lconv_fast: the L-conv layer of Dehmamy et al. 2021 as a fused, drop-in PyTorch layer for large images and volumes."""
+"""lconv_fast: the L-conv layer of Dehmamy et al. 2021, fused and drop-in, for large images and volumes."""
 
-from lconv_fast import ops as ops  # first: fails with one sentence where the compiled module is missing
 from lconv_fast import functional
 from lconv_fast.generators import (
     AffineGenerators,

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+import lconv_fast.ops  # noqa: F401  registers torch.ops.lconv_fast
 from lconv_fast import grid
 
 KINDS = ("constant", "sampled", "affine")
@@ -105,6 +106,7 @@ def _contract(empty: int, slots: Slots, geometry: Geometry, identity: bool, bias
         return ops.apply(g, w, s, None, *geometry, identity, True)
     # Clamped and mirrored taps do not invert: transpose on the extended array, then fold its border back. Half types
     # stay in float32 until then, so that points are rounded once.
+    assert g is not None and w is not None
     extended, dtype = geometry.extended(), g.dtype
     if dtype in (torch.float16, torch.bfloat16):
         g, w = g.float(), w.float()
@@ -138,7 +140,7 @@ def _bias_gradient(u: Tensor) -> Tensor:
 def _map_over(
     size: int, dims: Sequence[int | None], empty: int, slots: Slots, geometry: Geometry, identity: bool, bias, bias_dim
 ) -> Tensor:
-    """A partial for `size` examples, stacked in dimension 0; dims[k] is the example axis of slots[k], None if shared."""
+    """A partial for `size` examples, stacked in dimension 0; dims[k] is the example axis of slots[k] or None."""
     data = F if empty == G else G
     if empty in (G, F) and bias_dim is None and [k for k in range(4) if dims[k] is not None] == [data]:
         # Only the data differ: examples are one more batch.
@@ -165,7 +167,7 @@ class _Partial(torch.autograd.Function):
         if torch._C._are_functorch_transforms_active():
             return super().apply(*arguments)
         # Past the signature inspection of Function.apply, which is for keyword arguments and costs as much as the rest.
-        return super(torch.autograd.Function, cls).apply(*arguments)
+        return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
 
     @staticmethod
     def forward(empty, geometry, identity, bias, *slots):
@@ -175,7 +177,7 @@ class _Partial(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.empty, ctx.geometry, ctx.identity, bias, *slots = inputs
+        ctx.empty, ctx.geometry, ctx.identity, _, *slots = inputs
         ctx.output_shape = output.shape
         ctx.save_for_backward(*slots)
         ctx.save_for_forward(*slots)
@@ -204,9 +206,7 @@ class _Partial(torch.autograd.Function):
         return _map_over(info.batch_size, dims, empty, slots, geometry, identity, bias, bias_dim), 0
 
 
-def partial(
-    empty: int, slots: Slots, geometry: Geometry, identity: bool = True, bias: Tensor | None = None
-) -> Tensor:
+def partial(empty: int, slots: Slots, geometry: Geometry, identity: bool = True, bias: Tensor | None = None) -> Tensor:
     """The partial of Q that leaves slot `empty` open (None in `slots`), differentiable to every order.
 
     Tracing sees the operators themselves, whose autograd formulas are registered below: Dynamo takes no
@@ -238,7 +238,7 @@ def lconv(
     swapped = weight.reshape(rows, groups, outs // groups, ins).transpose(2, 3).reshape(rows, groups * ins, -1)
     geometry = Geometry.of(stencil, [1] * len(stencil.spatial), groups)
     output = partial(F, (coefficients, None, swapped, input), geometry)
-    output = output[(..., *[slice(None, None, step) for step in stride])]
+    output = grid.every(output, stride)
     return output if bias is None else output + bias.reshape(-1, *[1] * len(stencil.spatial))
 
 
@@ -284,7 +284,7 @@ def _register(name: str) -> None:
             if slot == "bias":
                 result.append(_bias_gradient(u) if ctx.needs_input_grad[k] else None)
             else:
-                result.append(gradients[slot])
+                result.append(gradients[slot])  # type: ignore[index]
         return *result, *[None] * len(ctx.rest)
 
     def vmap(info, in_dims, *arguments):

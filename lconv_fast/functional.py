@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lconv_fast import form
+from lconv_fast import form, grid
 from lconv_fast.checks import FLOAT_TYPES, check_float, check_groups, per_axis
 from lconv_fast.generators import DenseGenerators, Generators, GridGenerators
 
@@ -74,7 +74,7 @@ def lconv_for(
         if bias.shape[0] != outs:
             raise ValueError(f"bias: expected shape ({outs},), got {tuple(bias.shape)}")
 
-    if torch.is_autocast_enabled(input.device.type):
+    if not input.is_meta and torch.is_autocast_enabled(input.device.type):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = input.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -99,7 +99,9 @@ def _check_input(caller: str, input: Tensor, generators: Generators, channels: i
     if isinstance(generators, GridGenerators):
         ndim = generators.ndim
         if input.dim() not in (ndim + 1, ndim + 2):
-            raise ValueError(f"{caller}: expected input (N, C, *spatial) with {ndim} spatial axes, or unbatched, got {shape}")
+            raise ValueError(
+                f"{caller}: expected input (N, C, *spatial) with {ndim} spatial axes, or unbatched, got {shape}"
+            )
         if shape[-ndim - 1] != channels:
             raise ValueError(f"{caller}: expected input with {channels} channels, got {shape}")
         if 0 in shape[-ndim:]:
@@ -134,5 +136,5 @@ def _dense(
     moved = torch.einsum("ixy,ngcy->ngicx", matrix.to(f.dtype), f)
     output = torch.einsum("ngcx,goc->ngox", f, w[0]) + torch.einsum("ngicx,igoc->ngox", moved, w[1:])
     output = output.reshape(input.shape[0], weight.shape[1], *spatial)
-    output = output[(..., *[slice(None, None, step) for step in stride])]
+    output = grid.every(output, stride)
     return output if bias is None else output + bias.reshape(-1, *[1] * len(spatial))

@@ -96,6 +96,7 @@ class GridGenerators(Generators):
 
     def to_dense(self, spatial_shape: tuple[int, ...]) -> Tensor:
         """The matrices (n_L, d, d), d = prod(spatial_shape), points in row-major order. For tests and small grids."""
+        self.stencil(tuple(spatial_shape))
         points = torch.Size(spatial_shape).numel()
         v = self.coefficients()
         units = torch.eye(points, dtype=v.dtype, device=v.device).reshape(points, 1, *spatial_shape)
@@ -292,7 +293,9 @@ class StencilGenerators(GridGenerators):
         if offsets.dim() != 2 or not 1 <= offsets.shape[1] <= 3 or offsets.shape[0] == 0:
             raise ValueError(f"taps: expected shape (K, n) with n = 1, 2 or 3, got {tuple(offsets.shape)}")
         count, ndim = offsets.shape
-        check_generators("coefficients", coefficients, (2, ndim + 2), f"(n_L, K) or (n_L, K, *spatial) with {ndim} axes")
+        check_generators(
+            "coefficients", coefficients, (2, ndim + 2), f"(n_L, K) or (n_L, K, *spatial) with {ndim} axes"
+        )
         if coefficients.shape[1] != count or 0 in coefficients.shape:
             raise ValueError(
                 f"coefficients: expected {count} taps in dimension 1, as many as taps has, "
@@ -373,4 +376,3 @@ class DenseGenerators(Generators):
         return f"num_generators={self.num_generators}, points={self.matrix.shape[1]}" + (
             ", transposed=True" if self.transposed else ""
         )
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -37,6 +38,12 @@ def center(spatial: Sequence[int]) -> tuple[float, ...]:
 def half_extent(spatial: Sequence[int]) -> float:
     """Half the largest extent, the default coordinate scale: |x| <= 1 on every grid; 1 on a single point."""
     return (max(spatial) - 1) / 2 or 1.0
+
+
+def every(t: Tensor, stride: Sequence[int]) -> Tensor:
+    """Every stride-th point of the last axes, from the first on."""
+    index: tuple[Any, ...] = (Ellipsis, *(slice(None, None, step) for step in stride))
+    return t[index]
 
 
 def fold(array: Tensor, spatial: Sequence[int], halo: Sequence[int], padding_mode: str) -> Tensor:

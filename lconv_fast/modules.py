@@ -38,9 +38,7 @@ class _LConv(nn.Module):
         self.groups = groups
         self.stride = per_axis("stride", stride, self.ndim)
         self.factorized = factorized
-        self.generators = self._make_generators(generators, generator_keywords)
-        if device is not None or dtype is not None:
-            self.generators.to(device=device, dtype=dtype)
+        self.generators = self._make_generators(generators, generator_keywords, device, dtype)
 
         count, ins = self.generators.num_generators, in_channels // groups
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -55,9 +53,15 @@ class _LConv(nn.Module):
             self.register_parameter("bias", None)
         self.reset_parameters()
 
-    def _make_generators(self, generators: str | Generators, keywords: dict[str, Any]) -> Generators:
+    def _make_generators(
+        self,
+        generators: str | Generators,
+        keywords: dict[str, Any],
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> Generators:
         if isinstance(generators, str):
-            return AffineGenerators.named(generators, self.ndim, **keywords)
+            return AffineGenerators.named(generators, self.ndim, **keywords).to(device=device, dtype=dtype)
         if not isinstance(generators, Generators):
             raise TypeError(f"generators: expected a name or a Generators object, got {type(generators).__name__}")
         if keywords:
@@ -65,9 +69,7 @@ class _LConv(nn.Module):
                 f"{type(self).__name__}: {', '.join(keywords)}: these go with a name; a Generators object has its own"
             )
         if isinstance(generators, GridGenerators) and generators.ndim != self.ndim:
-            raise ValueError(
-                f"generators: expected {self.ndim} axes for {type(self).__name__}, got {generators.ndim}"
-            )
+            raise ValueError(f"generators: expected {self.ndim} axes for {type(self).__name__}, got {generators.ndim}")
         return generators
 
     def reset_parameters(self) -> None:
@@ -81,15 +83,17 @@ class _LConv(nn.Module):
         """
         with torch.no_grad():
             ins = self.in_channels // self.groups
-            noise = self.generators.mean_square().cpu()
-            noise = torch.where(noise > 0, noise, torch.ones_like(noise)) if noise.device.type != "meta" else noise
-            share = 1 / ((noise.numel() + 1) * ins)
+            noise = self.generators.mean_square()
+            if noise.is_meta:
+                return  # no numbers yet, as in nn.init
+            rates = [r or 1.0 for r in noise.tolist()]
+            share = 1 / ((len(rates) + 1) * ins)
             if self.factorized:
                 _uniform(self.weight0, share)
-                for epsilon, r in zip(self.epsilon, _numbers(noise), strict=True):
+                for epsilon, r in zip(self.epsilon, rates, strict=True):
                     _uniform(epsilon, 1 / (ins * r))
             else:
-                for weight, r in zip(self.weight, [1.0, *_numbers(noise)], strict=True):
+                for weight, r in zip(self.weight, [1.0, *rates], strict=True):
                     _uniform(weight, share / r)
             if self.bias is not None:
                 self.bias.zero_()
@@ -109,9 +113,7 @@ class _LConv(nn.Module):
         return torch.cat([weight0.reshape(1, -1, ins), composed.flatten(1, 2)])
 
     def forward(self, input: Tensor) -> Tensor:
-        return lconv_for(
-            type(self).__name__, input, self.weight, self.generators, self.bias, self.stride, self.groups
-        )
+        return lconv_for(type(self).__name__, input, self.weight, self.generators, self.bias, self.stride, self.groups)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}"
@@ -126,16 +128,12 @@ class _LConv(nn.Module):
         return text
 
 
-def _numbers(noise: Tensor) -> list[float]:
-    return [1.0] * noise.numel() if noise.device.type == "meta" else noise.tolist()
-
-
 def _uniform(weight: Tensor, variance: float) -> None:
     bound = math.sqrt(3 * variance)
     weight.uniform_(-bound, bound)
 
 
-_DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: the layer of eq. (10), (15) and (17) of Dehmamy et al. 2021.
+_DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: eq. (10), (15) and (17) of Dehmamy et al. 2021.
 
     Stands where nn.Conv{ndim}d stood: input (N, C_in, *spatial) or (C_in, *spatial), any memory format; output
     (N, C_out, *ceil(spatial / stride)) in the same memory format. With affine generators nothing depends on the size of
@@ -143,14 +141,14 @@ _DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: the layer of 
 
     Args:
         in_channels, out_channels: numbers of channels, divisible by groups.
-        generators: the name of a basis of affine fields (translation, rotation, scaling, se, similitude, sl, gl, affine,
-            lorentz), or a Generators object.
+        generators: the name of a basis of affine fields (translation, rotation, scaling, se, similitude, sl, gl,
+            affine, lorentz), or a Generators object.
         stride: y is computed at every stride-th point of each axis, from the first on; one integer or one per axis.
         groups: channels are mixed within groups alone.
         bias: adds a learnable bias, 0 at first.
         factorized: W^i = W^0 eps^i with parameters weight0 (out, in / groups) and epsilon (n_L, in, in / groups);
             `weight` is then composed from them.
-        device, dtype: of the parameters, and of the generators where given.
+        device, dtype: of the parameters, and of generators given by name.
         **generator_keywords: accuracy, padding_mode, coordinate_scale, learnable, with a name: see AffineGenerators.
 
     Attributes:
@@ -179,5 +177,3 @@ class LConv2d(_LConv):
 class LConv3d(_LConv):
     __doc__ = _DOC.format(ndim=3)
     ndim = 3
-
-

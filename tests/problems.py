@@ -103,9 +103,14 @@ class Problem:
 
 
 def problems() -> list[Problem]:
-    result = [Problem(kind, n, mode) for kind in ("affine", "field", "stencil", "constant") for n in GRIDS for mode in MODES]
+    result = [
+        Problem(kind, n, mode) for kind in ("affine", "field", "stencil", "constant") for n in GRIDS for mode in MODES
+    ]
     result += [
-        Problem(kind, 2, mode, accuracy, count=3) for kind in ("affine", "field") for mode in MODES for accuracy in (4, 6, 8)
+        Problem(kind, 2, mode, accuracy, count=3)
+        for kind in ("affine", "field")
+        for mode in MODES
+        for accuracy in (4, 6, 8)
     ]
     return result
 

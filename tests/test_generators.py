@@ -28,7 +28,9 @@ def test_dot(problem):
     left = generators(f) * g[:, None]
     right = f[:, None] * generators.transpose()(g)
     scale = generators(f).norm() * g.norm()
-    assert (left.transpose(0, 1).flatten(1).sum(1) - right.transpose(0, 1).flatten(1).sum(1)).abs().max() < 1e-14 * scale
+    assert (
+        left.transpose(0, 1).flatten(1).sum(1) - right.transpose(0, 1).flatten(1).sum(1)
+    ).abs().max() < 1e-14 * scale
 
 
 @pytest.mark.parametrize("accuracy", differences.CENTRAL)

@@ -74,7 +74,9 @@ def test_generator_gradient(problem):
         direction = torch.randn_like(number)
         others = [torch.zeros_like(n) for n in numbers]
         others[k] = direction
-        moved = dense_layer(f, torch.cat([torch.zeros_like(weight[:1]), weight[1:]]), problem.dense(tuple(others)), None, 1, 1)
+        moved = dense_layer(
+            f, torch.cat([torch.zeros_like(weight[:1]), weight[1:]]), problem.dense(tuple(others)), None, 1, 1
+        )
         expected = (moved * g).sum()
         scale = gradient.norm() * direction.norm()
         assert abs((gradient * direction).sum() - expected) < 1e-13 * scale

@@ -113,9 +113,7 @@ def test_inductor():
     compiled = torch.compile(torch.nn.Sequential(layer, torch.nn.ReLU()), fullgraph=True)
     y = compiled(x)
     assert relative_rms(y, layer(x).relu()) < 1e-13
-    assert relative_rms(
-        torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(layer(x).relu().sum(), x)[0]
-    ) < 1e-13
+    assert relative_rms(torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(layer(x).relu().sum(), x)[0]) < 1e-13
 
 
 @pytest.mark.parametrize("k", range(5))

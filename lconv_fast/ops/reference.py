@@ -6,7 +6,7 @@ Every tap is gathered into memory, so the cost is T times the data; all tests co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,16 +80,15 @@ def _coefficients(v: Tensor, g: Geometry) -> Tensor:
     if g.kind == 0:
         sampled = v.reshape(*v.shape, *[1] * g.ndim).expand(shape)
     elif g.kind == 1:
-        sampled = v[(..., *[slice(None, None, step) for step in g.stride])]
+        every: tuple[Any, ...] = (Ellipsis, *(slice(None, None, step) for step in g.stride))
+        sampled = v[every]
     else:
         axes = [
             (torch.arange(points, dtype=v.dtype) * step - center) / g.scale
             for points, step, center in zip(g.out, g.stride, g.center, strict=True)
         ]
         x = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (n, *out)
-        sampled = torch.einsum("lab,b...->la...", v[..., :-1], x) + v[..., -1].reshape(
-            *v.shape[:2], *[1] * g.ndim
-        )
+        sampled = torch.einsum("lab,b...->la...", v[..., :-1], x) + v[..., -1].reshape(*v.shape[:2], *[1] * g.ndim)
     return sampled.reshape(*v.shape[:2], -1)
 
 
