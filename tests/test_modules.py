@@ -14,7 +14,7 @@ import lconv_fast as lc
 from lconv_fast import algebras
 
 MODULES = {1: lc.LConv1d, 2: lc.LConv2d, 3: lc.LConv3d}
-SIZES = {1: (4096,), 2: (64, 64), 3: (48, 48, 48)}
+SIZES = {1: (4096,), 2: (64, 64), 3: (40, 40, 40)}
 
 
 @pytest.mark.parametrize("factorized", [False, True])
@@ -24,12 +24,12 @@ def test_initialisation_keeps_the_variance_of_white_noise(name, ndim, factorized
     if not algebras.ALGEBRAS[name](ndim):
         return  # no such basis on one axis: an error, tested elsewhere
     variances = []
-    for _ in range(16):
+    for _ in range(10):
         layer = MODULES[ndim](16, 16, name, padding_mode="circular", factorized=factorized)
         with torch.no_grad():
             variances.append(layer(torch.randn(1, 16, *SIZES[ndim])).var().item())
     mean = sum(variances) / len(variances)
-    assert 0.9 < mean < 1.1, variances  # 16 draws of 16 x 16 weights; a finite grid adds up to 4 %
+    assert 0.9 < mean < 1.1, variances  # 10 draws of 16 x 16 weights; a finite grid adds up to 4 %
 
 
 def test_unbatched_input():
