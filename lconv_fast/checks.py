@@ -50,3 +50,15 @@ def check_groups(groups: object, in_channels: int, out_channels: int) -> None:
     for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
         if channels % count:
             raise ValueError(f"groups: expected a divisor of {name}, got groups={count} and {name}={channels}")
+
+
+def check_types(input: Tensor, **others: Tensor | None) -> None:
+    """All on input's device and of its dtype; generators may be float32 beside a half type."""
+    for name, value in others.items():
+        if value is None:
+            continue
+        if value.device != input.device:
+            raise TypeError(f"{name}: expected device {input.device} as input, got {value.device}")
+        half = input.dtype in (torch.float16, torch.bfloat16)
+        if value.dtype != input.dtype and not (name == "generators" and half and value.dtype == torch.float32):
+            raise TypeError(f"{name}: expected dtype {input.dtype} as input, got {value.dtype}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lconv_fast import form, grid
-from lconv_fast.checks import FLOAT_TYPES, check_float, check_groups, per_axis
+from lconv_fast.checks import FLOAT_TYPES, check_float, check_groups, check_types, per_axis
 from lconv_fast.generators import DenseGenerators, Generators, GridGenerators
 
 
@@ -41,7 +41,8 @@ def lconv(
         TypeError: arguments of the wrong type or dtype, or mixed dtypes or devices.
         ValueError: shapes that do not fit; both before anything is computed.
     """
-    return lconv_for("lconv", input, weight, generators, bias, stride, groups)
+    ndim = generators.ndim if isinstance(generators, GridGenerators) else None
+    return lconv_for("lconv", input, weight, generators, bias, stride, groups, ndim)
 
 
 def lconv_for(
@@ -52,8 +53,9 @@ def lconv_for(
     bias: Tensor | None,
     stride: int | tuple[int, ...],
     groups: int,
+    ndim: int | None,
 ) -> Tensor:
-    """`lconv`, with errors in the name of `caller`."""
+    """`lconv` on grids of `ndim` axes, with errors in the name of `caller`; None: dense generators on a batch."""
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
@@ -62,7 +64,7 @@ def lconv_for(
     if input.dtype not in FLOAT_TYPES:
         raise TypeError(f"{caller}: expected input of a real floating-point type, got {input.dtype}")
     outs, ins = weight.shape[1], weight.shape[2] * groups
-    _check_input(caller, input, generators, ins)
+    _check_input(caller, input, ins, ndim)
     check_groups(groups, ins, outs)
     if weight.shape[0] != generators.num_generators + 1:
         raise ValueError(
@@ -79,51 +81,37 @@ def lconv_for(
         input, weight = input.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     coefficients = generators.coefficients()
-    _check_types(input, weight, bias, coefficients)
+    check_types(input, weight=weight, bias=bias, generators=coefficients)
 
-    ndim = generators.ndim if isinstance(generators, GridGenerators) else input.dim() - 2
-    unbatched = isinstance(generators, GridGenerators) and input.dim() == ndim + 1
+    unbatched = input.dim() - 1 == ndim
     if unbatched:
         input = input.unsqueeze(0)
-    steps = per_axis("stride", stride, ndim)
+    spatial = tuple(input.shape[2:])
+    steps = per_axis("stride", stride, len(spatial))
     if isinstance(generators, GridGenerators):
-        stencil = generators.stencil(tuple(input.shape[2:]))
+        stencil = generators.stencil(spatial)
         output = form.lconv(coefficients, input, weight, bias, stencil, steps, groups)
     else:
+        assert isinstance(generators, DenseGenerators)
+        generators.check_points(spatial)
         output = _dense(input, weight, coefficients, bias, steps, groups)
     return output.squeeze(0) if unbatched else output
 
 
-def _check_input(caller: str, input: Tensor, generators: Generators, channels: int) -> None:
+def _check_input(caller: str, input: Tensor, channels: int, ndim: int | None) -> None:
     shape = tuple(input.shape)
-    if isinstance(generators, GridGenerators):
-        ndim = generators.ndim
-        if input.dim() not in (ndim + 1, ndim + 2):
-            raise ValueError(
-                f"{caller}: expected input (N, C, *spatial) with {ndim} spatial axes, or unbatched, got {shape}"
-            )
-        if shape[-ndim - 1] != channels:
-            raise ValueError(f"{caller}: expected input with {channels} channels, got {shape}")
-        if 0 in shape[-ndim:]:
-            raise ValueError(f"{caller}: expected at least one point on each axis, got {shape}")
-        return
-    if input.dim() < 3:
-        raise ValueError(f"{caller}: expected input (N, C, *spatial), got {shape}")
-    if shape[1] != channels:
+    if ndim is None:
+        if len(shape) < 3:
+            raise ValueError(f"{caller}: expected input (N, C, *spatial), got {shape}")
+        ndim = len(shape) - 2
+    elif len(shape) not in (ndim + 1, ndim + 2):
+        raise ValueError(
+            f"{caller}: expected input (N, C, *spatial) with {ndim} spatial axes, or unbatched, got {shape}"
+        )
+    if shape[-ndim - 1] != channels:
         raise ValueError(f"{caller}: expected input with {channels} channels, got {shape}")
-    assert isinstance(generators, DenseGenerators)
-    generators.check_points(shape[2:])
-
-
-def _check_types(input: Tensor, weight: Tensor, bias: Tensor | None, coefficients: Tensor) -> None:
-    for name, value in (("weight", weight), ("bias", bias), ("generators", coefficients)):
-        if value is None:
-            continue
-        if value.device != input.device:
-            raise TypeError(f"{name}: expected device {input.device} as input, got {value.device}")
-        half = input.dtype in (torch.float16, torch.bfloat16)
-        if value.dtype != input.dtype and not (name == "generators" and half and value.dtype == torch.float32):
-            raise TypeError(f"{name}: expected dtype {input.dtype} as input, got {value.dtype}")
+    if 0 in shape[-ndim:]:
+        raise ValueError(f"{caller}: expected at least one point on each axis, got {shape}")
 
 
 def _dense(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lconv_fast import algebras, differences, form, grid
-from lconv_fast.checks import check_float, check_generators
+from lconv_fast.checks import check_float, check_generators, check_types
 
 Self = TypeVar("Self", bound="Generators")
 
@@ -85,13 +85,14 @@ class GridGenerators(Generators):
         """L_i f for every i: (N, C, *spatial) -> (N, n_L, C, *spatial), differentiable to every order."""
         check_float("f", f, (self.ndim + 2,), f"(N, C, *spatial) with {self.ndim} spatial axes")
         spatial = tuple(f.shape[2:])
-        stencil = self.stencil(spatial)
+        stencil, coefficients = self.stencil(spatial), self.coefficients()
+        check_types(f, generators=coefficients)
         # One channel in, n_L channels out: row i of the weight picks L_i.
         count = self.num_generators
         weight = torch.zeros(count + 1, count, 1, dtype=f.dtype, device=f.device)
         weight[1:, :, 0] = torch.eye(count, dtype=f.dtype, device=f.device)
         one_channel = f.reshape(f.shape[0] * f.shape[1], 1, *spatial)
-        result = form.lconv(self.coefficients(), one_channel, weight, None, stencil, [1] * self.ndim, 1)
+        result = form.lconv(coefficients, one_channel, weight, None, stencil, [1] * self.ndim, 1)
         return result.reshape(f.shape[0], f.shape[1], count, *spatial).transpose(1, 2)
 
     def to_dense(self, spatial_shape: tuple[int, ...]) -> Tensor:
@@ -354,6 +355,8 @@ class DenseGenerators(Generators):
             )
 
     def forward(self, f: Tensor) -> Tensor:
+        check_float("f", f, tuple(range(3, 16)), "(N, C, *spatial)")
+        check_types(f, generators=self.matrix)
         spatial = tuple(f.shape[2:])
         self.check_points(spatial)
         result = torch.einsum("ixy,ncy->nicx", self.coefficients(), f.flatten(2))

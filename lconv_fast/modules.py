@@ -38,7 +38,7 @@ class _LConv(nn.Module):
         self.groups = groups
         self.stride = per_axis("stride", stride, self.ndim)
         self.factorized = factorized
-        self.generators = self._make_generators(generators, generator_keywords, device, dtype)
+        self.generators = self._make_generators(generators, generator_keywords).to(device=device, dtype=dtype)
 
         count, ins = self.generators.num_generators, in_channels // groups
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -53,15 +53,9 @@ class _LConv(nn.Module):
             self.register_parameter("bias", None)
         self.reset_parameters()
 
-    def _make_generators(
-        self,
-        generators: str | Generators,
-        keywords: dict[str, Any],
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> Generators:
+    def _make_generators(self, generators: str | Generators, keywords: dict[str, Any]) -> Generators:
         if isinstance(generators, str):
-            return AffineGenerators.named(generators, self.ndim, **keywords).to(device=device, dtype=dtype)
+            return AffineGenerators.named(generators, self.ndim, **keywords)
         if not isinstance(generators, Generators):
             raise TypeError(f"generators: expected a name or a Generators object, got {type(generators).__name__}")
         if keywords:
@@ -113,7 +107,9 @@ class _LConv(nn.Module):
         return torch.cat([weight0.reshape(1, -1, ins), composed.flatten(1, 2)])
 
     def forward(self, input: Tensor) -> Tensor:
-        return lconv_for(type(self).__name__, input, self.weight, self.generators, self.bias, self.stride, self.groups)
+        return lconv_for(
+            type(self).__name__, input, self.weight, self.generators, self.bias, self.stride, self.groups, self.ndim
+        )
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}"
@@ -148,7 +144,7 @@ _DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: eq. (10), (15
         bias: adds a learnable bias, 0 at first.
         factorized: W^i = W^0 eps^i with parameters weight0 (out, in / groups) and epsilon (n_L, in, in / groups);
             `weight` is then composed from them.
-        device, dtype: of the parameters, and of generators given by name.
+        device, dtype: of the parameters and of the generators, which are moved where given.
         **generator_keywords: accuracy, padding_mode, coordinate_scale, learnable, with a name: see AffineGenerators.
 
     Attributes:

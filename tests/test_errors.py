@@ -68,6 +68,9 @@ CASES = {
     "taps against grid": (lambda: lc.StencilGenerators(torch.randn(1, 2, 5), [[0, 1], [1, 0]]), ValueError, r"coefficients: expected shape \(n_L, K\) or \(n_L, K, \*spatial\) with 2 axes, got \(1, 2, 5\)"),
     "dense matrix": (lambda: lc.DenseGenerators(torch.randn(1, 3, 4)), ValueError, r"matrix: expected shape \(n_L, d, d\), got \(1, 3, 4\)"),
     "generators on data": (lambda: AFFINE(torch.randn(4, 5, 6)), ValueError, r"f: expected shape \(N, C, \*spatial\) with 2 spatial axes, got \(4, 5, 6\)"),
+    "generators on data of a type": (lambda: AFFINE(torch.randn(1, 4, 5, 6).double()), TypeError, "generators: expected dtype torch.float64 as input, got torch.float32"),
+    "generators on integers": (lambda: AFFINE(torch.ones(1, 4, 5, 6).long()), TypeError, "f: expected a real floating-point tensor, got torch.int64"),
+    "dense, in a layer": (lambda: lc.LConv2d(4, 8, lc.DenseGenerators(torch.randn(1, 30, 30)))(torch.randn(2, 4, 30)), ValueError, r"LConv2d: expected input with 4 channels, got \(2, 4, 30\)"),
     "to_dense axes": (lambda: AFFINE.to_dense((4, 5, 6)), ValueError, r"expected 2 spatial axes, got .*\(4, 5, 6\)"),
 }  # fmt: skip
 
