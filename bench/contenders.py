@@ -23,6 +23,7 @@ class Contender:
     name: str
     run: Callable[[Tensor, Tensor], Tensor]
     same: bool = True
+    weight: Tensor | None = None  # of its own, in the place of the layer's
 
 
 def composed(
@@ -79,7 +80,6 @@ def contenders(case: Case, generators: lc.Generators) -> list[Contender]:
         kernel = torch.randn(case.channels, case.channels, *[3] * case.ndim, dtype=case.dtype)
         if case.channels_last:
             kernel = kernel.movedim(1, -1).contiguous().movedim(-1, 1)
-        result.append(
-            Contender(f"conv{case.ndim}d 3^{case.ndim}", lambda x, w: convolve(x, kernel, padding=1), same=False)
-        )
+        name = f"conv{case.ndim}d 3^{case.ndim}"
+        result.append(Contender(name, lambda x, w: convolve(x, w, padding=1), same=False, weight=kernel))
     return result

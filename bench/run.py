@@ -1,8 +1,8 @@
-"""python bench/run.py [--full] [--threads N] [--out FILE]: verifies every contender, then times all of them interleaved.
+"""python bench/run.py [--full] [--threads N] [--out FILE]: verifies every contender, then times all, interleaved.
 
 Times include the allocation of results. Only ratios travel between machines, so only ratios are printed: the speed of
-lconv_fast relative to each contender (above 1: lconv_fast is faster), and the fraction of the machine's own product rate,
-measured in the same run with torch.mm on 2048 x 2048 matrices.
+lconv_fast relative to each contender (above 1: lconv_fast is faster), and the fraction of the machine's own product
+rate, measured in the same run with torch.mm on 2048 x 2048 matrices.
 """
 
 from __future__ import annotations
@@ -38,10 +38,7 @@ def backward(contender: Contender, x: Tensor, weight: Tensor, g: Tensor) -> tupl
     """Forward and backward: a training step without the optimizer."""
     x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
     y = contender.run(x, weight)
-    wanted = [t for t in (x, weight) if contender.same or t is x]
-    if not contender.same and not y.requires_grad:
-        return (y,)
-    return (y, *torch.autograd.grad(y, wanted, g.reshape(y.shape), allow_unused=True))
+    return (y, *torch.autograd.grad(y, (x, weight), g))
 
 
 OPERATORS = {"forward": forward, "forward + backward": backward}
@@ -86,7 +83,7 @@ def measure(case: Case, operator: str, repeats: int) -> dict:
             if not worst < TOLERANCE[case.dtype]:
                 raise SystemExit(f"{case}, {operator}: {contender.name} is wrong: relative RMS error {worst:.1e}")
     times = interleaved(
-        {c.name: (lambda c=c: function(c, x, weight, g)) for c in entrants},
+        {c.name: (lambda c=c: function(c, x, weight if c.weight is None else c.weight, g)) for c in entrants},
         repeats,
     )
     median = {name: statistics.median(t) for name, t in times.items()}

@@ -1,0 +1,133 @@
+"""The `lconv-fast` command: `info` and `demo`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import lconv_fast
+
+MISSING = "lconv-fast: {name} is missing; the command line and the demo need: pip install lconv-fast[demo]"
+
+
+def _fail_missing(error: ModuleNotFoundError) -> NoReturn:
+    # A missing module of our own is a bug, to be seen in full.
+    if (error.name or "").split(".")[0] == "lconv_fast":
+        raise error
+    sys.exit(MISSING.format(name=error.name))
+
+
+if TYPE_CHECKING:
+    from lconv_fast.demo.report import Results
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+except ModuleNotFoundError as missing:
+    _fail_missing(missing)
+
+app = typer.Typer(
+    name="lconv-fast",
+    help="The L-conv layer as a fused PyTorch layer: what this installation can do, and a demo.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+# A file or a pipe has no width of its own; the tables need this much.
+console = Console(width=None if sys.stdout.isatty() else 130)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@app.command()
+def info() -> None:
+    """Versions, CPU capability, kernels built, threads, and the GPU if there is one."""
+    table = Table(show_header=False, title="lconv_fast")
+    for name, value in information().items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def information() -> dict[str, str]:
+    """What `info` prints, in its order."""
+    import platform
+
+    import numpy
+    import torch
+
+    from lconv_fast import _C
+
+    rows = {
+        "lconv_fast": lconv_fast.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "CPU capability": _C.cpu_capability(),
+        "CPU kernels": ", ".join(_C.kernels()),
+        **{f"built with {key}": str(value) for key, value in _C.build_info().items()},
+        "threads": str(torch.get_num_threads()),
+        "GPU": "none",
+    }
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        rows["GPU"] = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
+    return rows
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for index.html, report.json and the pictures.")] = Path(
+        "lconv_demo_report"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the data split, the angles and the weights.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes and two epochs: a check that all works.")] = False,
+) -> None:
+    """Digits, speed and equivariance on bundled data, with a report: one HTML page and the numbers as JSON."""
+    try:
+        from lconv_fast.demo import digits, equivariance, report, speed
+    except ModuleNotFoundError as missing:
+        _fail_missing(missing)
+
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"{out} is a file; expected a folder, or a name that is free", param_hint="--out")
+    jobs = {
+        "digits": (digits.run, digits.steps(quick)),
+        "speed": (speed.run, len(speed.sizes(quick))),
+        "equivariance": (equivariance.run, len(equivariance.sizes(quick))),
+    }
+    found: dict[str, Any] = {}
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        for name, (run, total) in jobs.items():
+            task = progress.add_task(name, total=total)
+            try:
+                found[name] = run(seed, quick, lambda task=task: progress.advance(task))  # type: ignore[misc]
+            except speed.DisagreementError as error:
+                progress.stop()
+                console.print(f"[red]lconv-fast demo: {error}")
+                raise typer.Exit(1) from None
+    results = report.Results(seed=seed, quick=quick, information=information(), **found)
+    print_tables(results)
+    console.print(f"Report: {report.write(results, out)}")
+
+
+def print_tables(results: Results) -> None:
+    """The tables of the report, on the terminal."""
+    from lconv_fast.demo import report
+
+    for content in report.tables(results):
+        table = Table(title=content.title, caption=content.note or None)
+        for index, name in enumerate(content.head):
+            table.add_column(name, justify="left" if index == 0 else "right")
+        for row in content.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
