@@ -126,6 +126,11 @@ void apply_typed(const Problem& p, bool transposed, const View& source, const We
     }
   }
 
+  const Workspace<A> starts(p.groups * padded_outs);  // the bias, padded like the sums that start from it
+  for (int64_t o = 0; bias && o < p.groups * outs; ++o) {
+    starts.data()[o / outs * padded_outs + o % outs] = to_accumulate(static_cast<const S*>(bias)[o]);
+  }
+
   parallel_for(p.batch * tiles.count, [&](int64_t begin, int64_t end) {
     const int64_t depth = rows * blocks.width, stride = panel_stride(depth);
     const Workspace<A> coefficients(slots * kTile), panel(std::max(kTile * stride, depth * kTile)),
@@ -137,16 +142,11 @@ void apply_typed(const Problem& p, bool transposed, const View& source, const We
       tiles.segments(tile, segments);
       fill_coefficients(p, near, segments, coefficients.data());
       for (int64_t g = 0; g < p.groups; ++g) {
-        const auto bias_of = [&](int64_t o) {
-          return bias && o < outs ? to_accumulate(static_cast<const S*>(bias)[g * outs + o]) : A(0);
-        };
-        for (int64_t o = 0; o < padded_outs; ++o) {
-          const A value = bias_of(o);
-          if (last) {
-            for (int64_t k = 0; k < points; ++k) sums.data()[k * padded_outs + o] = value;
-          } else {
-            std::fill_n(sums.data() + o * kTile, points, value);
-          }
+        const A* start = starts.data() + g * padded_outs;
+        if (last) {
+          for (int64_t k = 0; k < points; ++k) std::copy_n(start, padded_outs, sums.data() + k * padded_outs);
+        } else {
+          for (int64_t o = 0; o < padded_outs; ++o) std::fill_n(sums.data() + o * kTile, points, start[o]);
         }
         for (int64_t b = 0; b < blocks.count; ++b) {
           const int64_t c = blocks.first(b), width = blocks.size(b), k = rows * width;

@@ -33,6 +33,7 @@ struct Packer {
   std::vector<A> weights;          // of the taps
   std::vector<int64_t> first_tap;  // of each component
   std::vector<const S*> neighbour;
+  std::vector<int64_t> advance;  // of each neighbour, from point to point
   std::vector<S> zeros;
   std::vector<A> lines;  // channels-major: the taps' values along the tile, kTile each
   std::vector<A> differences;
@@ -46,6 +47,7 @@ struct Packer {
         components(n.transposed ? p.tap_count() : p.component_count),
         identity(kind == Panel::kLayer && p.identity),
         neighbour(taps + 1),
+        advance(taps + 1),
         zeros(max_width + kLanes<A>),
         lines((taps + 1) * kTile),
         differences(components * kTile) {
@@ -68,49 +70,69 @@ struct Packer {
     std::vector<int64_t>& row = row_offsets_;
     row.resize(taps + 1);
     for (const Segment& s : segments) {
-      for (int64_t j = 0; j <= taps; ++j) row[j] = near.row_offset(j, s.z, s.y, source);
-      for (int64_t k = 0; k < s.length; ++k) {
-        for (int64_t j = 0; j <= taps; ++j) {
-          const int64_t x = row[j] < 0 ? -1 : near.at(j, 2).source(s.x + k);
-          neighbour[j] = x < 0 ? zeros.data() : base + row[j] + x * source.stride[2];
-        }
-        point(coefficients + s.first + k, width, panel + (s.first + k) * stride);
+      // Where no tap meets the border of the row, the neighbours of the next point are one step on.
+      int64_t begin = 0, end = s.length;
+      for (int64_t j = 0; j <= taps; ++j) {
+        row[j] = near.row_offset(j, s.z, s.y, source);
+        if (row[j] < 0) continue;
+        begin = std::max(begin, near.at(j, 2).begin - s.x);
+        end = std::min(end, near.at(j, 2).end - s.x);
       }
+      if (begin >= end) begin = end = s.length;
+      const auto points = [&](int64_t first, int64_t count) {
+        for (int64_t j = 0; j <= taps; ++j) {
+          const int64_t x = row[j] < 0 ? -1 : near.at(j, 2).source(s.x + first);
+          neighbour[j] = x < 0 ? zeros.data() : base + row[j] + x * source.stride[2];
+          advance[j] = x < 0 ? 0 : near.at(j, 2).slope() * source.stride[2];
+        }
+        run(coefficients + s.first + first, width, count, panel + (s.first + first) * stride, stride);
+      };
+      for (int64_t k = 0; k < begin; ++k) points(k, 1);
+      if (begin < end) points(begin, end - begin);
+      for (int64_t k = end; k < s.length; ++k) points(k, 1);
     }
   }
 
-  void point(const A* coefficients, int64_t width, A* out) {
-    int64_t c = 0;
-    for (; c + kLanes<A> <= width; c += kLanes<A>) {
-      point_lanes(
-          coefficients, width, out + c, [&](int64_t j) { return load(neighbour[j] + c); },
-          [](A* p, Vector<A> x) { store(p, x); });
+  // `count` points whose neighbours advance by a step from each to the next.
+  void run(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+    if (panel_kind == Panel::kDifferences) {
+      run_with(coefficients, width, count, out, stride, [this](auto... a) { differ(a...); });
+    } else if (!one_tap_each && components == 1) {
+      run_with(coefficients, width, count, out, stride, [this](auto... a) { combine<1>(a...); });
+    } else if (!one_tap_each && components == 2) {
+      run_with(coefficients, width, count, out, stride, [this](auto... a) { combine<2>(a...); });
+    } else if (!one_tap_each && components == 3) {
+      run_with(coefficients, width, count, out, stride, [this](auto... a) { combine<3>(a...); });
+    } else {
+      run_with(coefficients, width, count, out, stride, [this](auto... a) { gather(a...); });
     }
-    if (c < width) {
-      const int64_t n = width - c;
-      point_lanes(
-          coefficients, width, out + c, [&](int64_t j) { return load_first(neighbour[j] + c, n); },
-          [n](A* p, Vector<A> x) { store_first(p, x, n); });
+  }
+
+  template <class Rows>
+  inline void run_with(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride, Rows rows) {
+    for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride) {
+      A* generated = out + (identity ? width : 0);
+      int64_t c = 0;
+      for (; c + kLanes<A> <= width; c += kLanes<A>) {
+        const auto value = [&](int64_t j) { return load(neighbour[j] + c); };
+        const auto write = [](A* p, Vector<A> x) { store(p, x); };
+        if (identity) write(out + c, value(taps));
+        rows(coefficients, width, generated + c, value, write);
+      }
+      if (c < width) {
+        const int64_t n = width - c;
+        const auto value = [&](int64_t j) { return load_first(neighbour[j] + c, n); };
+        const auto write = [n](A* p, Vector<A> x) { store_first(p, x, n); };
+        if (identity) write(out + c, value(taps));
+        rows(coefficients, width, generated + c, value, write);
+      }
+      for (int64_t j = 0; j <= taps; ++j) neighbour[j] += advance[j];
     }
   }
 
   template <class Load, class Store>
-  inline void point_lanes(const A* coefficients, int64_t width, A* out, Load value, Store write) {
-    if (identity) {
-      write(out, value(taps));
-      out += width;
-    }
-    if (panel_kind == Panel::kDifferences) {
-      for (int64_t a = 0; a < components; ++a) write(out + a * width, difference(a, value));
-    } else if (!one_tap_each && components == 1) {
-      combine<1>(coefficients, width, out, value, write);
-    } else if (!one_tap_each && components == 2) {
-      combine<2>(coefficients, width, out, value, write);
-    } else if (!one_tap_each && components == 3) {
-      combine<3>(coefficients, width, out, value, write);
-    } else {
-      gather(coefficients, width, out, value, write);
-    }
+  inline void differ(const A*, int64_t width, A* out, Load value, Store write) {
+    for (int64_t a = 0; a < components; ++a) write(out + a * width, difference(a, value));
   }
 
   template <class Load>
