@@ -93,8 +93,7 @@ void write_tile(const Accumulate<S>* sums, int64_t point_stride, int64_t channel
   }
 }
 
-// ---- apply: y = sum_r (L_r f) W_r, or its transpose
-// ------------------------------------------------------------------
+// ---- apply: y = sum_r (L_r f) W_r, or its transpose ----
 
 template <class S>
 void apply_typed(const Problem& p, bool transposed, const View& source, const WeightView& weight, const void* bias,
@@ -166,8 +165,7 @@ void apply_typed(const Problem& p, bool transposed, const View& source, const We
   });
 }
 
-// ---- gram: dQ/dW = sum over points of (L_r f)^T g
-// --------------------------------------------------------------------
+// ---- gram: dQ/dW = sum over points of (L_r f)^T g ----
 
 // Sums over points are split into this many parts at most, whatever the number of threads, and added up in order: the
 // result is the same for every number of threads. Bounded in bytes as well.
@@ -251,8 +249,7 @@ void gram_typed(const Problem& p, const View& f, const View& g, void* result) {
   });
 }
 
-// ---- correlate: dQ/dv = (W_i^T g) . D_a f at each point
-// ----------------------------------------------------------------
+// ---- correlate: dQ/dv = (W_i^T g) . D_a f at each point ----
 
 template <class S>
 class Correlation {
@@ -459,8 +456,7 @@ void correlate_typed(const Problem& p, const View& f, const WeightView& weight, 
   Correlation<S>(p, f, weight, g).run(result);
 }
 
-// ---- run-time type to compile-time type
-// --------------------------------------------------------------------------------
+// ---- run-time type to compile-time type ----
 
 #define LCONV_FOR_SCALAR(scalar, function, ...) \
   switch (scalar) {                             \

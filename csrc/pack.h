@@ -62,7 +62,7 @@ struct Packer {
 
   int64_t rows() const { return panel_kind == Panel::kDifferences ? components : problem.generators + identity; }
 
-  // ---- channels-last: a point's channels are contiguous ------------------------------------------------------------
+  // ---- channels-last: a point's channels are contiguous ----
 
   void points_major(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments,
                     const A* coefficients, A* panel, int64_t stride) {
@@ -173,7 +173,7 @@ struct Packer {
     for (int g = 0; g < kCount; ++g) write(out + (i + g) * width, sum[g]);
   }
 
-  // ---- channels-first: a row's points are contiguous ----------------------------------------------------------------
+  // ---- channels-first: a row's points are contiguous ----
 
   void channels_major(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments,
                       const A* coefficients, A* panel) {

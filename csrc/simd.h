@@ -155,7 +155,7 @@ inline __m256i first_lanes_64(int64_t n) {
 }
 #endif
 
-// ---- whole vectors -------------------------------------------------------------------------------------------------
+// ---- whole vectors ----
 
 template <class S>
 inline Vector<Accumulate<S>> load(const S* p) {
@@ -202,7 +202,7 @@ inline void store(S* p, Vector<Accumulate<S>> x) {
   }
 }
 
-// ---- the first n lanes; the others read as zero and are not written ------------------------------------------------
+// ---- the first n lanes; the others read as zero and are not written ----
 
 // Masked where the instruction set has masks for the type: rows of few channels live on these.
 template <class S>
