@@ -57,16 +57,31 @@ int64_t panel_stride(int64_t depth) { return round_up(depth, 16) + 16; }
 
 bool channels_last(const View& v) { return v.channel_stride == 1 && v.stride[2] != 1; }
 
-// The tiles of one sample: kTile consecutive points each.
+// The tiles of one sample: kTile consecutive points each; or, where rows are long enough, pieces of a row, which
+// channels-first data can be read from in place.
 struct Tiles {
   const int64_t* extent;
-  int64_t points, count;
-  explicit Tiles(const int64_t* extent_)
-      : extent(extent_), points(extent[0] * extent[1] * extent[2]), count(divide_up(points, kTile)) {}
-  void segments(int64_t tile, std::vector<Segment>& out) const {
-    split_into_segments(extent, tile * kTile, std::min(points, (tile + 1) * kTile), out);
+  int64_t points, width, per_row, count;
+  Tiles(const int64_t* extent_, bool along_rows) : extent(extent_), points(extent[0] * extent[1] * extent[2]) {
+    if (along_rows && 2 * extent[2] >= kTile) {
+      width = std::min(kTile, round_up(divide_up(extent[2], divide_up(extent[2], kTile)), int64_t{kBlockLanes<float>}));
+      per_row = divide_up(extent[2], width);
+      count = extent[0] * extent[1] * per_row;
+    } else {
+      width = kTile;
+      per_row = 0;
+      count = divide_up(points, kTile);
+    }
   }
-  int64_t size(int64_t tile) const { return std::min(kTile, points - tile * kTile); }
+  int64_t begin(int64_t tile) const {
+    return per_row ? tile / per_row * extent[2] + tile % per_row * width : tile * width;
+  }
+  int64_t size(int64_t tile) const {
+    return per_row ? std::min(width, extent[2] - tile % per_row * width) : std::min(width, points - tile * width);
+  }
+  void segments(int64_t tile, std::vector<Segment>& out) const {
+    split_into_segments(extent, begin(tile), begin(tile) + size(tile), out);
+  }
 };
 
 template <class S>
@@ -100,11 +115,11 @@ void apply_typed(const Problem& p, bool transposed, const View& source, const We
                  const View& target) {
   using A = Accumulate<S>;
   const Neighbours near(p, transposed);
-  const Tiles tiles(near.target);
+  const bool last = channels_last(source);
+  const Tiles tiles(near.target, !last);
   const int64_t ins = transposed ? p.out_channels : p.in_channels;
   const int64_t outs = transposed ? p.in_channels : p.out_channels;
   const int64_t rows = p.generators + p.identity, first_row = p.identity ? 0 : 1;
-  const bool last = channels_last(source);
   const int64_t lanes = last ? kBlockLanes<A> : kBlockRows;
   const int64_t padded_outs = round_up(outs, lanes);
   const ChannelBlocks blocks(ins, rows, kLanes<A>);
@@ -181,9 +196,9 @@ template <class S>
 void gram_typed(const Problem& p, const View& f, const View& g, void* result) {
   using A = Accumulate<S>;
   const Neighbours near(p, false);
-  const Tiles tiles(near.target);
-  const int64_t ins = p.in_channels, outs = p.out_channels, rows = p.generators + p.identity;
   const bool last = channels_last(f);
+  const Tiles tiles(near.target, !last);
+  const int64_t ins = p.in_channels, outs = p.out_channels, rows = p.generators + p.identity;
   const int64_t padded_outs = round_up(outs, kBlockLanes<A>);
   const ChannelBlocks blocks(ins, rows, kLanes<A>);
   const int64_t block_rows = round_up(rows * blocks.width, kBlockRows);
@@ -261,8 +276,8 @@ class Correlation {
         f_(f),
         g_(g),
         near_(problem, false),
-        tiles_(near_.target),
         last_(channels_last(f)),
+        tiles_(near_.target, !last_),
         lanes_(last_ ? kBlockLanes<A> : kBlockRows),
         blocks_(problem.in_channels, std::max(problem.generators, problem.component_count), kLanes<A>),
         columns_(round_up(problem.generators * blocks_.width, lanes_)),
@@ -443,8 +458,8 @@ class Correlation {
   const Problem& p_;
   const View &f_, &g_;
   const Neighbours near_;
-  const Tiles tiles_;
   const bool last_;
+  const Tiles tiles_;
   const int64_t lanes_;
   const ChannelBlocks blocks_;
   const int64_t columns_;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "coefficients.h"
@@ -52,6 +53,7 @@ struct Packer {
         lines((taps + 1) * kTile),
         differences(components * kTile) {
     one_tap_each = components == taps;
+    line_.resize(taps + 1);
     for (int64_t j = 0; j < taps; ++j) {
       weights.push_back(n.transposed ? A(1) : static_cast<A>(p.tap_weights[j]));
       const int64_t component = n.transposed ? j : p.components[j];
@@ -188,14 +190,14 @@ struct Packer {
     for (int64_t c = 0; c < width; ++c) {
       const S* base =
           static_cast<const S*>(source.data) + batch * source.batch_stride + (channel + c) * source.channel_stride;
-      for (int64_t j = identity ? taps : taps - 1; j >= 0; --j) read_line(base, j, segments, lines.data() + j * kTile);
+      for (int64_t j = identity ? taps : taps - 1; j >= 0; --j) line_[j] = find_line(base, j, segments);
       for (int64_t a = 0; a < components; ++a) {
         difference_line(
             a, points,
             panel_kind == Panel::kDifferences ? panel + (a * width + c) * kTile : differences.data() + a * kTile);
       }
       if (panel_kind == Panel::kDifferences) continue;
-      if (identity) std::copy_n(lines.data() + taps * kTile, points, panel + c * kTile);
+      if (identity) std::copy_n(line_[taps], points, panel + c * kTile);
       for (int64_t i = 0; i < problem.generators; ++i) {
         combine_line(coefficients + i * components * kTile, points, panel + ((i + identity) * width + c) * kTile);
       }
@@ -204,6 +206,22 @@ struct Packer {
 
  private:
   std::vector<int64_t> row_offsets_;
+  std::vector<const A*> line_;  // channels-major: of each tap, in the data themselves or in `lines`
+
+  // What tap j sees at the points of the tile, for one channel: the data where they lie so, else a copy.
+  const A* find_line(const S* base, int64_t j, const std::vector<Segment>& segments) {
+    if constexpr (std::is_same_v<S, A>) {
+      const Segment& s = segments[0];
+      const AxisTap& axis = near.at(j, 2);
+      if (segments.size() == 1 && row_offsets_[j] >= 0 && axis.slope() * source.stride[2] == 1 &&
+          axis.regular(s.x, s.length)) {
+        return base + row_offsets_[j] + s.x + axis.shift;
+      }
+    }
+    A* line = lines.data() + j * kTile;
+    read_line(base, j, segments, line);
+    return line;
+  }
 
   // What tap j sees at the points of the tile, for one channel.
   void read_line(const S* base, int64_t j, const std::vector<Segment>& segments, A* line) const {
@@ -237,17 +255,22 @@ struct Packer {
     }
   }
 
-  // Lines are padded to kTile, a multiple of the vector: whole vectors throughout.
   void difference_line(int64_t a, int64_t points, A* out) const {
-    for (int64_t x = 0; x < points; x += kLanes<A>) {
+    const auto add = [&](auto read) {
       Vector<A> sum = {};
-      for (int64_t j = first_tap[a]; j < first_tap[a + 1]; ++j) {
-        sum += broadcast(weights[j]) * load(lines.data() + j * kTile + x);
-      }
-      store(out + x, sum);
+      for (int64_t j = first_tap[a]; j < first_tap[a + 1]; ++j) sum += broadcast(weights[j]) * read(line_[j]);
+      return sum;
+    };
+    int64_t x = 0;
+    for (; x + kLanes<A> <= points; x += kLanes<A>) {
+      store(out + x, add([x](const A* line) { return load(line + x); }));
+    }
+    if (x < points) {
+      store(out + x, add([x, points](const A* line) { return load_first(line + x, points - x); }));
     }
   }
 
+  // Panels are padded to kTile, a multiple of the vector: whole vectors throughout.
   void combine_line(const A* v, int64_t points, A* out) const {
     for (int64_t x = 0; x < points; x += kLanes<A>) {
       Vector<A> sum = {};

@@ -123,13 +123,22 @@ def test_memory_does_not_grow():
     assert steps(1000) - before <= 1024  # KiB
 
 
-def test_large_grid_agrees_with_the_reference():
-    """More than one tile and more than one block of channels, at a size past all caches."""
-    generators = lc.AffineGenerators.named("affine")
-    weight = torch.randn(7, 40, 100)
-    x = torch.randn(1, 100, 130, 110).to(memory_format=torch.channels_last)
-    geometry = form.Geometry.of(generators.stencil((130, 110)), (1, 1), 1)
-    expected = reference.apply(
-        x.double(), weight.double(), generators.coefficients().double(), None, *geometry, True, False
-    )
-    assert relative_rms(lc.functional.lconv(x, weight, generators), expected) < 1e-6
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect"])
+@pytest.mark.parametrize("shape", [(37, 131), (3, 2, 200), (1000,)], ids=str)
+def test_long_rows_agree_with_the_reference(shape, mode, channels_last):
+    """More than one tile a row, and more than one block of channels."""
+    generators = lc.AffineGenerators.named("affine", len(shape), padding_mode=mode)
+    count, ops = generators.num_generators, torch.ops.lconv_fast
+    geometry = form.Geometry.of(generators.stencil(shape), [1] * len(shape), 1)
+    x, g = torch.randn(2, 70, *shape), torch.randn(2, 40, *shape)
+    if channels_last:
+        x, g = (t.movedim(1, -1).contiguous().movedim(-1, 1) for t in (x, g))
+    weight, v = torch.randn(count + 1, 40, 70), generators.coefficients()
+    calls = [("apply", (x, weight, v, None, *geometry, True, False)), ("gram", (x, g, v, *geometry, True))]
+    calls += [("correlate", (x, weight, g, *geometry))]
+    if mode != "reflect":
+        calls.append(("apply", (g, weight, v, None, *geometry, True, True)))
+    for name, arguments in calls:
+        wide = [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
+        assert relative_rms(getattr(ops, name)(*arguments), getattr(reference, name)(*wide)) < 1e-6
