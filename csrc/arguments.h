@@ -143,7 +143,7 @@ inline CheckedProblem check(const Geometry& g, const Tensor& data, int64_t gener
                   "lconv_fast: unknown kind or padding mode, or no group");
   STD_TORCH_CHECK(data.is_cpu() && data.dim() == static_cast<int64_t>(ndim) + 2,
                   "lconv_fast: expected a CPU tensor (batch, channels, *spatial)");
-  result.ndim = static_cast<int>(ndim);
+  result.ndim = p.ndim = static_cast<int>(ndim);
   p.scalar = scalar_of(data);
   p.kind = static_cast<CoefficientKind>(g.kind);
   p.padding = static_cast<Padding>(g.padding_mode);

@@ -1,69 +1,192 @@
 // The one inner loop of the library: a register block of a matrix product.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
 #include "simd.h"
 
 namespace lconv_fast::LCONV_ISA {
 
-// Rows of the register block. With two vectors a row, 24 of 32 registers accumulate under AVX-512, 12 of 16 elsewhere.
-#if defined(__AVX512F__)
-constexpr int kBlockRows = 12;
+inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+inline int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+constexpr int64_t kTile = 96;         // points of a tile: a multiple of all block sizes
+constexpr int64_t kPanelDepth = 384;  // most of the inner dimension that one pass takes
+
+// A block has 1 or 2 vectors of columns and 3, 2 or 1 units of rows. The largest one fills the registers with
+// accumulators (24 of 32 or 12 of 16, by two vectors) and has enough of them to hide the latency of the additions.
+#if defined(__AVX512F__) || defined(__aarch64__)
+template <int kVectors>
+constexpr int kUnit = 4;
 #else
-constexpr int kBlockRows = 6;
+template <int kVectors>
+constexpr int kUnit = kVectors == 1 ? 4 : 2;
 #endif
+template <int kVectors>
+constexpr int kBlockRows = 3 * kUnit<kVectors>;
 constexpr int kBlockVectors = 2;
 template <class A>
 constexpr int kBlockLanes = kBlockVectors * kLanes<A>;
 
-// c[r * c_stride + v] += sum_k a[r * row_stride + k * k_stride] * b[k * b_stride + v]
-// for r < kBlockRows and v < kVectors * kLanes. The sum starts from zero, so that long reductions are summed in blocks.
-template <class A, int kVectors>
-inline void multiply_block(int64_t depth, const A* a, int64_t row_stride, int64_t k_stride, const A* b,
-                           int64_t b_stride, A* c, int64_t c_stride) {
-  Vector<A> sum[kBlockRows][kVectors] = {};
-#pragma GCC unroll 4
-  for (int64_t k = 0; k < depth; ++k) {
-    Vector<A> row[kVectors];
-    for (int v = 0; v < kVectors; ++v) row[v] = load(b + k * b_stride + v * kLanes<A>);
-    for (int r = 0; r < kBlockRows; ++r) {
-      const Vector<A> factor = broadcast(a[r * row_stride + k * k_stride]);
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += factor * row[v];
-    }
+// Calls body(row, units) for blocks of `units` units that cover `rows` with the least padding: 3 of them while they
+// last, no single one if two blocks of 2 do.
+template <int kVectors, class Body>
+inline void for_row_blocks(int64_t rows, Body body) {
+  constexpr int64_t unit = kUnit<kVectors>;
+  const int64_t units = divide_up(rows, unit);
+  const int64_t twos = units % 3 == 2 ? 1 : (units % 3 == 1 && units > 1 ? 2 : 0), threes = (units - 2 * twos) / 3;
+  int64_t row = 0;
+  for (int64_t k = 0; k < threes; ++k, row += 3 * unit) body(row, std::integral_constant<int, 3>());
+  for (int64_t k = 0; k < twos; ++k, row += 2 * unit) body(row, std::integral_constant<int, 2>());
+  if (row < rows) body(row, std::integral_constant<int, 1>());
+}
+
+// The left factor. Block rows that are packed for the kernel lie [block][k][row in block].
+template <class A>
+struct Left {
+  const A* data;
+  int64_t row_stride, k_stride;
+  bool packed;
+  static Left in_place(const A* data, int64_t row_stride, int64_t k_stride) {
+    return {data, row_stride, k_stride, false};
   }
-  for (int r = 0; r < kBlockRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
-      A* place = c + r * c_stride + v * kLanes<A>;
-      store(place, load(place) + sum[r][v]);
+  static Left in_blocks(const A* data) { return {data, 1, 0, true}; }
+};
+
+// The right factor: columns are contiguous in each block of kBlockLanes.
+template <class A>
+struct Right {
+  const A* data;
+  int64_t block_stride, k_stride;
+};
+
+template <class A>
+struct Product {
+  int64_t depth;
+  Left<A> left;
+  Right<A> right;
+};
+
+// sum(first) scaled by rows or by columns, plus sum(second): with `scale` the coordinate x of a point, it is Horner's
+// form of B + x A.
+template <class A>
+struct Sum {
+  Product<A> second;
+  Product<A> first = {};
+  const A* scale = nullptr;
+  bool scale_rows = false;
+};
+
+// Where a product goes: target[row * row_stride + column] = sum + start.
+template <class T>
+struct Output {
+  using A = Accumulate<T>;
+  enum Start { kByColumn, kByRow, kSums };
+  T* data;
+  int64_t row_stride;
+  Start start_kind;
+  const A* start;  // of each column, of each row, or of each place of [row * start_stride + column]
+  int64_t start_stride = 0;
+
+  template <class Load>
+  inline Vector<A> start_at(int64_t row, int64_t column, Load read) const {
+    if (start_kind == kByColumn) return read(start + column);
+    if (start_kind == kByRow) return broadcast(start[row]);
+    return read(start + row * start_stride + column);
+  }
+  inline void write(int64_t row, int64_t column, Vector<A> sum) const {
+    store(data + row * row_stride + column, sum + start_at(row, column, [](const A* p) { return load(p); }));
+  }
+  inline void write_first(int64_t row, int64_t column, Vector<A> sum, int64_t n) const {
+    store_first(data + row * row_stride + column,
+                sum + start_at(row, column, [n](const A* p) { return load_first(p, n); }), n);
+  }
+};
+
+template <class A, int kRows, int kVectors>
+inline void accumulate(const Product<A>& p, int64_t row, int64_t block, Vector<A> (&sum)[kRows][kVectors]) {
+  const int64_t row_stride = p.left.row_stride, k_stride = p.left.packed ? kRows : p.left.k_stride;
+  const A* a = p.left.data + row * (p.left.packed ? p.depth : row_stride);
+  const A* b = p.right.data + block * p.right.block_stride;
+  const int64_t b_stride = p.right.k_stride;
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < p.depth; ++k) {
+    Vector<A> columns[kVectors];
+    for (int v = 0; v < kVectors; ++v) columns[v] = load(b + k * b_stride + v * kLanes<A>);
+    for (int r = 0; r < kRows; ++r) {
+      const Vector<A> factor = broadcast(a[r * row_stride + k * k_stride]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] += factor * columns[v];
     }
   }
 }
 
-// The operands of a product whose row blocks and column blocks all have the same strides.
-template <class A>
-struct Factor {
-  const A* data;
-  int64_t block_stride;  // from one block of rows (of columns) to the next
-  int64_t row_stride;    // within a block; columns are contiguous
-  int64_t k_stride;
-};
-
-// c[rows, columns] += a b, with rows and columns rounded up to whole blocks: the operands and c are padded for that.
-template <class A>
-inline void multiply(int64_t rows, int64_t columns, int64_t depth, const Factor<A>& a, const Factor<A>& b, A* c,
-                     int64_t c_stride) {
-  for (int64_t column = 0, j = 0; column < columns; column += kBlockLanes<A>, ++j) {
-    const bool one_vector = columns - column <= kLanes<A>;
-    const A* b_block = b.data + j * b.block_stride;
-    for (int64_t row = 0, i = 0; row < rows; row += kBlockRows, ++i) {
-      const A* a_block = a.data + i * a.block_stride;
-      A* c_block = c + row * c_stride + column;
-      if (one_vector) {
-        multiply_block<A, 1>(depth, a_block, a.row_stride, a.k_stride, b_block, b.k_stride, c_block, c_stride);
-      } else {
-        multiply_block<A, 2>(depth, a_block, a.row_stride, a.k_stride, b_block, b.k_stride, c_block, c_stride);
+template <class A, class T, int kRows, int kVectors>
+inline void multiply_block(const Sum<A>& s, int64_t row, int64_t block, int64_t rows, int64_t columns,
+                           const Output<T>& out) {
+  const int64_t column = block * kBlockLanes<A>;
+  Vector<A> sum[kRows][kVectors] = {};
+  if (s.scale) {
+    accumulate<A, kRows, kVectors>(s.first, row, block, sum);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        sum[r][v] *= s.scale_rows ? broadcast(s.scale[row + r]) : load(s.scale + column + v * kLanes<A>);
       }
     }
   }
+  accumulate<A, kRows, kVectors>(s.second, row, block, sum);
+  if (row + kRows <= rows && column + kVectors * kLanes<A> <= columns) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) out.write(row + r, column + v * kLanes<A>, sum[r][v]);
+    }
+    return;
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t n = std::min<int64_t>(columns - column - v * kLanes<A>, kLanes<A>);
+      if (row + r < rows && n > 0) out.write_first(row + r, column + v * kLanes<A>, sum[r][v], n);
+    }
+  }
+}
+
+// Which factor's block stays in the first-level cache while blocks of the other pass by.
+enum class Hold { kRight, kLeft };
+
+// All of a [rows, columns] product. The factors are padded to whole blocks, scales too; the output is not.
+template <class A, class T>
+void multiply(const Sum<A>& s, int64_t rows, int64_t columns, const Output<T>& out, Hold hold = Hold::kRight) {
+  const int64_t blocks = divide_up(columns, kBlockLanes<A>);
+  const bool half = blocks * kBlockLanes<A> - columns >= kLanes<A>;  // the last block has one vector
+  const int64_t whole = blocks - half;
+  const auto two = [&](int64_t row, auto units, int64_t block) {
+    multiply_block<A, T, units * kUnit<2>, 2>(s, row, block, rows, columns, out);
+  };
+  if (hold == Hold::kLeft) {
+    for_row_blocks<2>(rows, [&](int64_t row, auto units) {
+      for (int64_t block = 0; block < whole; ++block) two(row, units, block);
+    });
+  } else {
+    for (int64_t block = 0; block < whole; ++block) {
+      for_row_blocks<2>(rows, [&](int64_t row, auto units) { two(row, units, block); });
+    }
+  }
+  if (!half) return;
+  if (s.second.left.packed) {  // for blocks of two vectors
+    for_row_blocks<2>(rows, [&](int64_t row, auto units) {
+      multiply_block<A, T, units * kUnit<2>, 1>(s, row, whole, rows, columns, out);
+    });
+  } else {
+    for_row_blocks<1>(rows, [&](int64_t row, auto units) {
+      multiply_block<A, T, units * kUnit<1>, 1>(s, row, whole, rows, columns, out);
+    });
+  }
+}
+
+// Rows of a left factor in blocks, padding included.
+inline int64_t padded_rows(int64_t rows) {
+  int64_t result = 0;
+  for_row_blocks<2>(rows, [&](int64_t row, auto units) { result = row + units * kUnit<2>; });
+  return result;
 }
 
 }  // namespace lconv_fast::LCONV_ISA

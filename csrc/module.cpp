@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <map>
 
 #include "dispatch.h"
@@ -13,6 +14,21 @@ PYBIND11_MODULE(_C, m) {
       "The instruction set whose kernels run.");
   m.def("kernels", &lconv_fast::available_kernels,
         "The instruction sets built that this processor has, narrowest first.");
+  m.def(
+      "fused_multiply_add_rate",
+      [](double seconds) {
+        const pybind11::gil_scoped_release released;
+        using Clock = std::chrono::steady_clock;
+        const Clock::time_point start = Clock::now();
+        int64_t operations = 0;
+        double elapsed = 0;
+        while (elapsed < seconds) {
+          operations += lconv_fast::active_kernels().fused_multiply_adds(1000);
+          elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+        }
+        return static_cast<double>(operations) / elapsed;
+      },
+      "Floating-point operations per second that one thread reaches from registers, float32.");
   m.def("build_info", [] {
     return std::map<std::string, std::string>{
         {"compiler", __VERSION__},

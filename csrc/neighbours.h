@@ -70,6 +70,9 @@ struct AxisTap {
     return x >= 0 && x % step == 0 ? x / step : -1;
   }
 
+  // The place of a target on the grid's axis: outside [0, grid) in a halo.
+  int64_t position(int64_t target) const { return transposed ? target - halo_low : target * step; }
+
   int64_t grid_index(int64_t target) const {
     if (!transposed) return target * step;
     const int64_t x = target - halo_low - tap;

@@ -1,8 +1,8 @@
 // Packing: fills the panel of a tile with f and L_i f as it copies, so that L_i f never reaches memory.
 //
-//   rows of the panel, for the channels [c0, c0 + width): r = 0 is f itself (if the identity takes part), then L_1 f,
-//   ... points-major   (channels-last data):  panel[p * stride + r * width + c] channels-major (channels-first data):
-//   panel[(r * width + c) * kTile + p]
+// For the channels [c0, c0 + width), row r of the panel (what the rows are: Panel) lies at
+//   points-major   (channels-last data):   panel[p * stride + r * width + c]
+//   channels-major (channels-first data):  panel[(r * width + c) * kTile + p]
 #pragma once
 
 #include <algorithm>
@@ -13,11 +13,18 @@
 
 namespace lconv_fast::LCONV_ISA {
 
-// What the panel's rows are.
+// What the panel's rows are, after f itself if the identity takes part.
 enum class Panel {
-  kLayer,       // f (if identity), then L_i f
-  kDifferences  // D_a f, one per component
+  kLayer,           // L_i f, or L_i^T g: coefficients from fill_coefficients
+  kDifferences,     // D_a f, one per component
+  kTransposedBasis  // of g: all D_a^T g, D_b^T (x_b g) for the last axis b, and S_a g for the others, where
+                    // D_a^T (x_a g) = x_a D_a^T g + S_a g: coefficients from fill_shifts
 };
+
+inline int64_t panel_rows(const Problem& p, Panel kind, bool identity) {
+  const int64_t components = p.component_count;
+  return identity + (kind == Panel::kLayer ? p.generators : kind == Panel::kDifferences ? components : 2 * components);
+}
 
 template <class S>
 struct Packer {
@@ -26,51 +33,52 @@ struct Packer {
   const Problem& problem;
   const Neighbours& near;
   const View& source;
-  Panel panel_kind;
-  int64_t taps, components;
-  // Forward, a component gathers its taps; transposed, each tap has a coefficient of its own.
-  bool one_tap_each;
-  bool identity;
+  const Panel kind;
+  const bool identity;
+  const int64_t taps;
+  bool one_tap_each;  // transposed, each tap has a coefficient of its own
+  int64_t components;
+  bool central = true;             // two opposite taps for each component, as central differences of order 2 have
   std::vector<A> weights;          // of the taps
   std::vector<int64_t> first_tap;  // of each component
   std::vector<const S*> neighbour;
   std::vector<int64_t> advance;  // of each neighbour, from point to point
   std::vector<S> zeros;
   std::vector<A> lines;  // channels-major: the taps' values along the tile, kTile each
-  std::vector<A> differences;
 
-  Packer(const Problem& p, const Neighbours& n, const View& view, Panel kind, int64_t max_width)
+  Packer(const Problem& p, const Neighbours& n, const View& view, Panel kind_, bool identity_, int64_t max_width)
       : problem(p),
         near(n),
         source(view),
-        panel_kind(kind),
+        kind(kind_),
+        identity(identity_),
         taps(p.tap_count()),
-        components(n.transposed ? p.tap_count() : p.component_count),
-        identity(kind == Panel::kLayer && p.identity),
+        one_tap_each(n.transposed && kind == Panel::kLayer),
+        components(one_tap_each ? p.tap_count() : p.component_count),
         neighbour(taps + 1),
         advance(taps + 1),
         zeros(max_width + kLanes<A>),
         lines((taps + 1) * kTile),
-        differences(components * kTile) {
-    one_tap_each = components == taps;
-    line_.resize(taps + 1);
+        line_(taps + 1) {
     for (int64_t j = 0; j < taps; ++j) {
-      weights.push_back(n.transposed ? A(1) : static_cast<A>(p.tap_weights[j]));
-      const int64_t component = n.transposed ? j : p.components[j];
+      weights.push_back(one_tap_each ? A(1) : static_cast<A>(p.tap_weights[j]));
+      const int64_t component = one_tap_each ? j : p.components[j];
       while (static_cast<int64_t>(first_tap.size()) <= component) first_tap.push_back(j);
     }
     first_tap.resize(components + 1, taps);
+    for (int64_t a = 0; a < components; ++a) {
+      const int64_t j = first_tap[a];
+      central = central && first_tap[a + 1] == j + 2 && p.tap_weights[j] == -p.tap_weights[j + 1];
+    }
   }
-
-  int64_t rows() const { return panel_kind == Panel::kDifferences ? components : problem.generators + identity; }
 
   // ---- channels-last: a point's channels are contiguous ----
 
   void points_major(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments,
                     const A* coefficients, A* panel, int64_t stride) {
     const S* base = static_cast<const S*>(source.data) + batch * source.batch_stride + channel;
-    std::vector<int64_t>& row = row_offsets_;
-    row.resize(taps + 1);
+    row_offsets_.resize(taps + 1);
+    int64_t* const row = row_offsets_.data();
     for (const Segment& s : segments) {
       // Where no tap meets the border of the row, the neighbours of the next point are one step on.
       int64_t begin = 0, end = s.length;
@@ -95,95 +103,180 @@ struct Packer {
     }
   }
 
+ private:
   // `count` points whose neighbours advance by a step from each to the next.
   void run(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
-    if (panel_kind == Panel::kDifferences) {
-      run_with(coefficients, width, count, out, stride, [this](auto... a) { differ(a...); });
-    } else if (!one_tap_each && components == 1) {
-      run_with(coefficients, width, count, out, stride, [this](auto... a) { combine<1>(a...); });
-    } else if (!one_tap_each && components == 2) {
-      run_with(coefficients, width, count, out, stride, [this](auto... a) { combine<2>(a...); });
-    } else if (!one_tap_each && components == 3) {
-      run_with(coefficients, width, count, out, stride, [this](auto... a) { combine<3>(a...); });
-    } else {
-      run_with(coefficients, width, count, out, stride, [this](auto... a) { gather(a...); });
+    if (kind == Panel::kTransposedBasis) return run_rows<Basis>(coefficients, width, count, out, stride);
+    if (central && kind == Panel::kDifferences) {
+      if (components == 1) return run_central<1, -1>(coefficients, width, count, out, stride);
+      if (components == 2) return run_central<2, -1>(coefficients, width, count, out, stride);
+      if (components == 3) return run_central<3, -1>(coefficients, width, count, out, stride);
+    }
+    if (kind == Panel::kDifferences) return run_rows<Differences>(coefficients, width, count, out, stride);
+    if (central && !one_tap_each) {
+      if (components == 1) return run_generators<1>(coefficients, width, count, out, stride);
+      if (components == 2) return run_generators<2>(coefficients, width, count, out, stride);
+      if (components == 3) return run_generators<3>(coefficients, width, count, out, stride);
+    }
+    run_rows<Gather>(coefficients, width, count, out, stride);
+  }
+
+  template <int kComponents>
+  void run_generators(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+    switch (problem.generators) {
+      case 1:
+        return run_central<kComponents, 1>(coefficients, width, count, out, stride);
+      case 2:
+        return run_central<kComponents, 2>(coefficients, width, count, out, stride);
+      case 3:
+        return run_central<kComponents, 3>(coefficients, width, count, out, stride);
+      case 4:
+        return run_central<kComponents, 4>(coefficients, width, count, out, stride);
+      default:
+        return run_central<kComponents, 0>(coefficients, width, count, out, stride);
+    }
+  }
+
+  // Central differences of order 2, by far the most frequent: pointers and coefficients stay in registers.
+  // kGenerators: their number; 0 where it is known at run time; -1 for the differences themselves.
+  template <int kComponents, int kGenerators>
+  void run_central(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+    constexpr int kTaps = 2 * kComponents, kHeld = kGenerators > 0 ? kGenerators * kComponents : 1;
+    const S* tap[kTaps + 1];
+    int64_t step[kTaps + 1];
+    Vector<A> weight[kComponents];
+    for (int j = 0; j <= kTaps; ++j) tap[j] = neighbour[j], step[j] = advance[j];
+    for (int a = 0; a < kComponents; ++a) weight[a] = broadcast(weights[2 * a + 1]);
+    const bool with_identity = identity;
+    const int64_t generators = problem.generators;
+    for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride) {
+      Vector<A> held[kHeld];
+      for (int q = 0; kGenerators > 0 && q < kHeld; ++q) held[q] = broadcast(coefficients[q * kTile]);
+      const auto rows = [&](int64_t c, auto read, auto write) {
+        A* row = out + c;
+        if (with_identity) {
+          write(row, read(tap[kTaps] + c));
+          row += width;
+        }
+        Vector<A> d[kComponents];
+        for (int a = 0; a < kComponents; ++a) d[a] = weight[a] * (read(tap[2 * a + 1] + c) - read(tap[2 * a] + c));
+        if (kGenerators < 0) {
+          for (int a = 0; a < kComponents; ++a) write(row + a * width, d[a]);
+        } else if (kGenerators > 0) {
+          for (int i = 0; i < kGenerators; ++i) {
+            Vector<A> sum = held[i * kComponents] * d[0];
+            for (int a = 1; a < kComponents; ++a) sum += held[i * kComponents + a] * d[a];
+            write(row + i * width, sum);
+          }
+        } else {
+          for (int64_t i = 0; i < generators; ++i) {
+            const A* v = coefficients + i * kComponents * kTile;
+            Vector<A> sum = broadcast(v[0]) * d[0];
+            for (int a = 1; a < kComponents; ++a) sum += broadcast(v[a * kTile]) * d[a];
+            write(row + i * width, sum);
+          }
+        }
+      };
+      for_lanes(width, rows);
+      for (int j = 0; j <= kTaps; ++j) tap[j] += step[j];
+    }
+  }
+
+  // rows(c, read, write) for the channels c, c + kLanes, ..., the last vector masked.
+  template <class Rows>
+  static inline void for_lanes(int64_t width, Rows rows) {
+    int64_t c = 0;
+    for (; c + kLanes<A> <= width; c += kLanes<A>) {
+      rows(c, [](const S* p) { return load(p); }, [](A* p, Vector<A> x) { store(p, x); });
+    }
+    if (c < width) {
+      const int64_t n = width - c;
+      rows(c, [n](const S* p) { return load_first(p, n); }, [n](A* p, Vector<A> x) { store_first(p, x, n); });
     }
   }
 
   template <class Rows>
-  inline void run_with(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride, Rows rows) {
+  void run_rows(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
     for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride) {
-      A* generated = out + (identity ? width : 0);
-      int64_t c = 0;
-      for (; c + kLanes<A> <= width; c += kLanes<A>) {
-        const auto value = [&](int64_t j) { return load(neighbour[j] + c); };
-        const auto write = [](A* p, Vector<A> x) { store(p, x); };
-        if (identity) write(out + c, value(taps));
-        rows(coefficients, width, generated + c, value, write);
-      }
-      if (c < width) {
-        const int64_t n = width - c;
-        const auto value = [&](int64_t j) { return load_first(neighbour[j] + c, n); };
-        const auto write = [n](A* p, Vector<A> x) { store_first(p, x, n); };
-        if (identity) write(out + c, value(taps));
-        rows(coefficients, width, generated + c, value, write);
-      }
+      for_lanes(width, [&](int64_t c, auto read, auto write) {
+        A* row = out + c;
+        const auto value = [&](int64_t j) { return read(neighbour[j] + c); };
+        if (identity) {
+          write(row, value(taps));
+          row += width;
+        }
+        Rows::make(*this, coefficients, width, row, value, write);
+      });
       for (int64_t j = 0; j <= taps; ++j) neighbour[j] += advance[j];
     }
   }
 
-  template <class Load, class Store>
-  inline void differ(const A*, int64_t width, A* out, Load value, Store write) {
-    for (int64_t a = 0; a < components; ++a) write(out + a * width, difference(a, value));
-  }
-
   template <class Load>
-  inline Vector<A> difference(int64_t a, Load value) {
+  inline Vector<A> difference(int64_t a, Load value) const {
+    if (one_tap_each) return value(a);
     Vector<A> sum = {};
     for (int64_t j = first_tap[a]; j < first_tap[a + 1]; ++j) sum += broadcast(weights[j]) * value(j);
     return sum;
   }
 
-  // L_i f = sum_a v[i,a] D_a f with the few differences D_a f in registers.
-  template <int kComponents, class Load, class Store>
-  inline void combine(const A* coefficients, int64_t width, A* out, Load value, Store write) {
-    Vector<A> d[kComponents];
-    for (int a = 0; a < kComponents; ++a) d[a] = difference(a, value);
-    for (int64_t i = 0; i < problem.generators; ++i) {
-      const A* v = coefficients + i * kComponents * kTile;
-      Vector<A> sum = broadcast(v[0]) * d[0];
-      for (int a = 1; a < kComponents; ++a) sum += broadcast(v[a * kTile]) * d[a];
-      write(out + i * width, sum);
+  struct Differences {
+    template <class Load, class Store>
+    static inline void make(const Packer& k, const A*, int64_t width, A* out, Load value, Store write) {
+      for (int64_t a = 0; a < k.components; ++a) write(out + a * width, k.difference(a, value));
     }
-  }
+  };
 
-  // The same with any number of components: four generators at a time pass over the taps.
-  template <class Load, class Store>
-  inline void gather(const A* coefficients, int64_t width, A* out, Load value, Store write) {
-    int64_t i = 0;
-    for (; i + 4 <= problem.generators; i += 4) gather_block<4>(coefficients, i, width, out, value, write);
-    for (; i < problem.generators; ++i) gather_block<1>(coefficients, i, width, out, value, write);
-  }
-
-  template <int kCount, class Load, class Store>
-  inline void gather_block(const A* coefficients, int64_t i, int64_t width, A* out, Load value, Store write) {
-    Vector<A> sum[kCount] = {};
-    for (int64_t a = 0; a < components; ++a) {
-      const Vector<A> d = difference(a, value);
-      for (int g = 0; g < kCount; ++g) sum[g] += broadcast(coefficients[((i + g) * components + a) * kTile]) * d;
+  struct Basis {
+    template <class Load, class Store>
+    static inline void make(const Packer& k, const A* shifts, int64_t width, A* out, Load value, Store write) {
+      for (int64_t a = 0; a < k.components; ++a) {
+        Vector<A> d = {}, s = {};
+        for (int64_t j = k.first_tap[a]; j < k.first_tap[a + 1]; ++j) {
+          const Vector<A> g = value(j);
+          d += broadcast(k.weights[j]) * g;
+          s += broadcast(shifts[j * kTile]) * g;
+        }
+        write(out + a * width, d);
+        if (a + 1 < k.components) {
+          write(out + (k.components + 1 + a) * width, s);
+        } else {
+          write(out + k.components * width, s + broadcast(shifts[k.taps * kTile]) * d);
+        }
+      }
     }
-    for (int g = 0; g < kCount; ++g) write(out + (i + g) * width, sum[g]);
-  }
+  };
 
+  // L_i f = sum_a v[i,a] D_a f with any number of components: a few generators at a time pass over the taps.
+  struct Gather {
+    template <class Load, class Store>
+    static inline void make(const Packer& k, const A* coefficients, int64_t width, A* out, Load value, Store write) {
+      int64_t i = 0;
+      for (; i + 4 <= k.problem.generators; i += 4) block<4>(k, coefficients, i, width, out, value, write);
+      if (k.problem.generators - i == 3) return block<3>(k, coefficients, i, width, out, value, write);
+      if (k.problem.generators - i == 2) return block<2>(k, coefficients, i, width, out, value, write);
+      if (k.problem.generators - i == 1) return block<1>(k, coefficients, i, width, out, value, write);
+    }
+    template <int kCount, class Load, class Store>
+    static inline void block(const Packer& k, const A* coefficients, int64_t i, int64_t width, A* out, Load value,
+                             Store write) {
+      Vector<A> sum[kCount] = {};
+      for (int64_t a = 0; a < k.components; ++a) {
+        const Vector<A> d = k.difference(a, value);
+        for (int g = 0; g < kCount; ++g) sum[g] += broadcast(coefficients[((i + g) * k.components + a) * kTile]) * d;
+      }
+      for (int g = 0; g < kCount; ++g) write(out + (i + g) * width, sum[g]);
+    }
+  };
+
+ public:
   // ---- channels-first: a row's points are contiguous ----
 
   void channels_major(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments,
                       const A* coefficients, A* panel) {
-    std::vector<int64_t>& row = row_offsets_;
-    row.resize(segments.size() * (taps + 1));
+    row_offsets_.resize(segments.size() * (taps + 1));
     for (size_t s = 0; s < segments.size(); ++s) {
       for (int64_t j = 0; j <= taps; ++j) {
-        row[s * (taps + 1) + j] = near.row_offset(j, segments[s].z, segments[s].y, source);
+        row_offsets_[s * (taps + 1) + j] = near.row_offset(j, segments[s].z, segments[s].y, source);
       }
     }
     const int64_t points = segments.back().first + segments.back().length;
@@ -191,22 +284,109 @@ struct Packer {
       const S* base =
           static_cast<const S*>(source.data) + batch * source.batch_stride + (channel + c) * source.channel_stride;
       for (int64_t j = identity ? taps : taps - 1; j >= 0; --j) line_[j] = find_line(base, j, segments);
-      for (int64_t a = 0; a < components; ++a) {
-        difference_line(
-            a, points,
-            panel_kind == Panel::kDifferences ? panel + (a * width + c) * kTile : differences.data() + a * kTile);
+      A* out = panel + c * kTile;
+      if (identity) {
+        std::copy_n(line_[taps], points, out);
+        out += width * kTile;
       }
-      if (panel_kind == Panel::kDifferences) continue;
-      if (identity) std::copy_n(line_[taps], points, panel + c * kTile);
-      for (int64_t i = 0; i < problem.generators; ++i) {
-        combine_line(coefficients + i * components * kTile, points, panel + ((i + identity) * width + c) * kTile);
-      }
+      lines_to_rows(coefficients, points, width * kTile, out);
     }
   }
 
  private:
   std::vector<int64_t> row_offsets_;
   std::vector<const A*> line_;  // channels-major: of each tap, in the data themselves or in `lines`
+
+  // The rows of one channel. Panels are padded to kTile, a multiple of the vector: whole vectors are written
+  // throughout.
+  void lines_to_rows(const A* coefficients, int64_t points, int64_t row_stride, A* out) const {
+    if (central && !one_tap_each && kind != Panel::kTransposedBasis) {
+      if (components == 1) return central_lines<1>(coefficients, points, row_stride, out);
+      if (components == 2) return central_lines<2>(coefficients, points, row_stride, out);
+      if (components == 3) return central_lines<3>(coefficients, points, row_stride, out);
+    }
+    if (kind == Panel::kTransposedBasis) return basis_lines(coefficients, points, row_stride, out);
+    if (kind == Panel::kDifferences) {
+      for (int64_t a = 0; a < components; ++a) {
+        for_points(points, [&](int64_t x, auto read) {
+          store(out + a * row_stride + x, difference(a, [&](int64_t j) { return read(line_[j] + x); }));
+        });
+      }
+      return;
+    }
+    int64_t i = 0;
+    for (; i + 4 <= problem.generators; i += 4) gather_lines<4>(coefficients, i, points, row_stride, out);
+    if (problem.generators - i == 3) return gather_lines<3>(coefficients, i, points, row_stride, out);
+    if (problem.generators - i == 2) return gather_lines<2>(coefficients, i, points, row_stride, out);
+    if (problem.generators - i == 1) return gather_lines<1>(coefficients, i, points, row_stride, out);
+  }
+
+  // body(x, read) for the points x, x + kLanes, ..., where `read` does not reach past the last point.
+  template <class Body>
+  static inline void for_points(int64_t points, Body body) {
+    int64_t x = 0;
+    for (; x + kLanes<A> <= points; x += kLanes<A>) body(x, [](const A* p) { return load(p); });
+    if (x < points) {
+      const int64_t n = points - x;
+      body(x, [n](const A* p) { return load_first(p, n); });
+    }
+  }
+
+  template <int kComponents>
+  void central_lines(const A* coefficients, int64_t points, int64_t row_stride, A* out) const {
+    const A* line[2 * kComponents];
+    Vector<A> weight[kComponents];
+    for (int j = 0; j < 2 * kComponents; ++j) line[j] = line_[j];
+    for (int a = 0; a < kComponents; ++a) weight[a] = broadcast(weights[2 * a + 1]);
+    const int64_t generators = problem.generators;
+    const bool differences = kind == Panel::kDifferences;
+    for_points(points, [&](int64_t x, auto read) {
+      Vector<A> d[kComponents];
+      for (int a = 0; a < kComponents; ++a) d[a] = weight[a] * (read(line[2 * a + 1] + x) - read(line[2 * a] + x));
+      if (differences) {
+        for (int a = 0; a < kComponents; ++a) store(out + a * row_stride + x, d[a]);
+        return;
+      }
+      const A* v = coefficients + x;
+      A* to = out + x;
+      for (int64_t i = 0; i < generators; ++i, v += kComponents * kTile, to += row_stride) {
+        Vector<A> sum = load(v) * d[0];
+        for (int a = 1; a < kComponents; ++a) sum += load(v + a * kTile) * d[a];
+        store(to, sum);
+      }
+    });
+  }
+
+  void basis_lines(const A* shifts, int64_t points, int64_t row_stride, A* out) const {
+    for (int64_t a = 0; a < components; ++a) {
+      A* shifted = out + (a + 1 < components ? components + 1 + a : components) * row_stride;
+      for_points(points, [&](int64_t x, auto read) {
+        Vector<A> d = {}, s = {};
+        for (int64_t j = first_tap[a]; j < first_tap[a + 1]; ++j) {
+          const Vector<A> g = read(line_[j] + x);
+          d += broadcast(weights[j]) * g;
+          s += load(shifts + j * kTile + x) * g;
+        }
+        store(out + a * row_stride + x, d);
+        store(shifted + x, a + 1 < components ? s : s + load(shifts + taps * kTile + x) * d);
+      });
+    }
+  }
+
+  template <int kCount>
+  void gather_lines(const A* coefficients, int64_t i, int64_t points, int64_t row_stride, A* out) const {
+    const int64_t count = components, each = components * kTile;
+    const bool plain = one_tap_each;
+    for_points(points, [&](int64_t x, auto read) {
+      Vector<A> sum[kCount] = {};
+      const A* v = coefficients + i * each + x;
+      for (int64_t a = 0; a < count; ++a, v += kTile) {
+        const Vector<A> d = plain ? read(line_[a] + x) : difference(a, [&](int64_t j) { return read(line_[j] + x); });
+        for (int g = 0; g < kCount; ++g) sum[g] += load(v + g * each) * d;
+      }
+      for (int g = 0; g < kCount; ++g) store(out + (i + g) * row_stride + x, sum[g]);
+    });
+  }
 
   // What tap j sees at the points of the tile, for one channel: the data where they lie so, else a copy.
   const A* find_line(const S* base, int64_t j, const std::vector<Segment>& segments) {
@@ -254,55 +434,35 @@ struct Packer {
       for (int64_t x = end; x < s.length; ++x) out[x] = edge(x);
     }
   }
-
-  void difference_line(int64_t a, int64_t points, A* out) const {
-    const auto add = [&](auto read) {
-      Vector<A> sum = {};
-      for (int64_t j = first_tap[a]; j < first_tap[a + 1]; ++j) sum += broadcast(weights[j]) * read(line_[j]);
-      return sum;
-    };
-    int64_t x = 0;
-    for (; x + kLanes<A> <= points; x += kLanes<A>) {
-      store(out + x, add([x](const A* line) { return load(line + x); }));
-    }
-    if (x < points) {
-      store(out + x, add([x, points](const A* line) { return load_first(line + x, points - x); }));
-    }
-  }
-
-  // Panels are padded to kTile, a multiple of the vector: whole vectors throughout.
-  void combine_line(const A* v, int64_t points, A* out) const {
-    for (int64_t x = 0; x < points; x += kLanes<A>) {
-      Vector<A> sum = {};
-      for (int64_t a = 0; a < components; ++a) {
-        sum += load(v + a * kTile + x) * load(differences.data() + a * kTile + x);
-      }
-      store(out + x, sum);
-    }
-  }
 };
 
-// W as the right (points-major) or left (channels-major) factor, for the rows and the channels of one panel:
-// packed[block][k][lane], k = r * width + c; lanes past `outs` are zero.
+// Rows [first_row, first_row + rows) of W for the channels of one panel, as the factor of the panel, k = r * width + c,
+// zero past `outs`: [block][k][lane] in blocks of kBlockLanes (points-major panels), or in the micro-kernel's blocks of
+// rows (channels-major panels). Successive elements of a block lie `lanes` apart, and blocks depth * lanes.
 template <class S>
-void pack_weight(const WeightView& w, int64_t first_row, int64_t rows, int64_t channel, int64_t width, int64_t out0,
-                 int64_t outs, int64_t lanes, Accumulate<S>* packed) {
-  for (int64_t block = 0; block < outs; block += lanes) {
+void pack_weight(const WeightView& w, int64_t first_row, int64_t rows, int64_t channel, int64_t width, int64_t outs,
+                 bool in_columns, Accumulate<S>* packed) {
+  const auto block = [&](int64_t out, int64_t lanes) {
     for (int64_t r = first_row; r < first_row + rows; ++r) {
       for (int64_t c = channel; c < channel + width; ++c) {
         const S* at = static_cast<const S*>(w.data) + r * w.row_stride + c * w.in_stride;
-        for (int64_t o = 0; o < lanes; ++o) {
-          *packed++ = block + o < outs ? to_accumulate(at[(out0 + block + o) * w.out_stride]) : Accumulate<S>(0);
+        for (int64_t o = out; o < out + lanes; ++o) {
+          *packed++ = o < outs ? to_accumulate(at[o * w.out_stride]) : Accumulate<S>(0);
         }
       }
     }
+  };
+  if (in_columns) {
+    for (int64_t out = 0; out < outs; out += kBlockLanes<Accumulate<S>>) block(out, kBlockLanes<Accumulate<S>>);
+  } else {
+    for_row_blocks<2>(outs, [&](int64_t out, auto units) { block(out, units * kUnit<2>); });
   }
 }
 
-// A tile of a tensor at its own points, as [p][lane] (lanes = channels, zero-padded to `stride`; missing points zero)
+// A tile of a tensor at its own points, as [p][lane] (lanes = channels, zero-padded to `stride`).
 template <class S>
 void pack_points_major(const View& v, int64_t batch, int64_t channel, int64_t width,
-                       const std::vector<Segment>& segments, int64_t points, int64_t stride, Accumulate<S>* packed) {
+                       const std::vector<Segment>& segments, int64_t stride, Accumulate<S>* packed) {
   using A = Accumulate<S>;
   for (const Segment& s : segments) {
     const S* row = static_cast<const S*>(v.data) + batch * v.batch_stride + channel * v.channel_stride +
@@ -325,7 +485,6 @@ void pack_points_major(const View& v, int64_t batch, int64_t channel, int64_t wi
   }
   const int64_t filled = segments.back().first + segments.back().length;
   for (int64_t p = 0; p < filled; ++p) std::fill(packed + p * stride + width, packed + (p + 1) * stride, A(0));
-  std::fill(packed + filled * stride, packed + points * stride, A(0));
 }
 
 // The same as [c][p], kTile points each.

@@ -46,6 +46,7 @@ struct Problem {
   int64_t step[kAxes];      // stride of the layer
   int64_t out[kAxes];       // ceil(grid / step): points of y and g
 
+  int ndim = kAxes;
   int64_t batch = 0, groups = 1;
   int64_t in_channels = 0, out_channels = 0;  // of one group
   int64_t generators = 0;                     // n_L
@@ -62,6 +63,14 @@ struct Problem {
 
   int64_t tap_count() const { return static_cast<int64_t>(tap_weights.size()); }
   int64_t grid_points() const { return grid[0] * grid[1] * grid[2]; }
+
+  // x_a = (index_a - center_a) / scale
+  template <class A>
+  A coordinate(int64_t index, int axis) const {
+    return static_cast<A>((static_cast<double>(index) - center[axis]) * inverse_scale);
+  }
+  // Of an affine component: the last one differentiates along the last axis.
+  int axis_of(int64_t component) const { return static_cast<int>(kAxes - component_count + component); }
 };
 
 // The three operators for one instruction set. Each result is written whole; nothing is read from it.
@@ -74,6 +83,9 @@ struct Kernels {
   void (*gram)(const Problem&, const View& f, const View& g, void* result);
   // dQ/dv, in the layout and type of the coefficients.
   void (*correlate)(const Problem&, const View& f, const WeightView&, const View& g, void* result);
+  // Fused multiply-adds of float vectors from registers, as fast as they come: the roof of all the others. Returns how
+  // many floating-point operations that were.
+  int64_t (*fused_multiply_adds)(int64_t repeats);
 };
 
 // Calls body(begin, end) on disjoint ranges that cover [0, count), on torch's own threads.

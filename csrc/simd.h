@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -254,14 +255,23 @@ inline void store_first(S* p, Vector<Accumulate<S>> x, int64_t n) {
   for (int64_t k = 0; k < n; ++k) from_accumulate(lanes[k], p + k);
 }
 
+// [2k] + [2k + 1] of a, then of b.
 template <class A>
-inline A sum_lanes(Vector<A> x) {
-  A lanes[kLanes<A>];
-  std::memcpy(lanes, &x, sizeof(x));
-  for (int width = kLanes<A> / 2; width > 0; width /= 2) {
-    for (int k = 0; k < width; ++k) lanes[k] += lanes[k + width];
+inline Vector<A> sum_pairs(Vector<A> a, Vector<A> b) {
+  typedef typename std::conditional<sizeof(A) == 4, int32_t, int64_t>::type Index;
+  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
+  Indices even = {}, odd = {};
+  for (int k = 0; k < kLanes<A>; ++k) even[k] = 2 * k, odd[k] = 2 * k + 1;
+  return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+}
+
+// Lane k: the sum of the lanes of vectors[k].
+template <class A>
+inline Vector<A> sum_each(Vector<A> (&vectors)[kLanes<A>]) {
+  for (int count = kLanes<A>; count > 1; count /= 2) {
+    for (int k = 0; k < count / 2; ++k) vectors[k] = sum_pairs<A>(vectors[2 * k], vectors[2 * k + 1]);
   }
-  return lanes[0];
+  return vectors[0];
 }
 
 }  // namespace lconv_fast::LCONV_ISA

@@ -1,0 +1,120 @@
+// apply: y = sum_r (L_r f) W_r, or its transpose.
+#pragma once
+
+#include "factor.h"
+
+namespace lconv_fast::LCONV_ISA {
+
+template <class S>
+void apply(const Problem& p, bool transposed, const View& source, const WeightView& weight, const void* bias,
+           const View& target) {
+  using A = Accumulate<S>;
+  const Plan plan = plan_apply(p, transposed);
+  const Neighbours near(p, transposed);
+  const bool last = channels_last(source) && target.channel_stride == 1;
+  const Tiles tiles(near.target, plan.row_basis ? Tiles::kAtRows : last ? Tiles::kAnywhere : Tiles::kAtLongRows);
+  const Tasks tasks(p.batch, tiles.count);
+  const int64_t ins = transposed ? p.out_channels : p.in_channels;
+  const int64_t outs = transposed ? p.in_channels : p.out_channels;
+  const int64_t point_stride = even_stride(target, near.target);
+  const Panel kind = !plan.row_basis ? Panel::kLayer : transposed ? Panel::kTransposedBasis : Panel::kDifferences;
+  const int64_t rows = panel_rows(p, kind, p.identity);
+  const ChannelBlocks blocks(ins, rows, kLanes<A>);
+  const LayerFactor<S> factor(p, transposed, plan.row_basis, last, weight, blocks);
+  const int64_t columns = factor.columns();
+  const int64_t slots = plan.row_basis ? p.tap_count() + 1
+                        : transposed   ? p.generators * p.tap_count()
+                                       : p.generators * p.component_count;
+  // Sums over several blocks of channels need a place in the accumulation type: the target, or their own.
+  const bool own_sums = !std::is_same_v<S, A> && blocks.count > 1;
+
+  const Workspace<A> starts(p.groups * columns);  // the bias, padded like the factor
+  for (int64_t o = 0; bias && o < p.groups * outs; ++o) {
+    starts.data()[o / outs * columns + o % outs] = to_accumulate(static_cast<const S*>(bias)[o]);
+  }
+
+  parallel_for(tasks.count, [&](int64_t begin, int64_t end) {
+    const int64_t depth = rows * blocks.width, stride = panel_stride(depth);
+    const Workspace<A> coefficients(slots * kTile), panel(std::max(kTile * stride, depth * kTile)),
+        sums(own_sums ? kTile * columns : 0), row_factor(plan.row_basis ? factor.size() : 0);
+    const A* coordinates = coefficients.data() + (transposed ? p.tap_count() * kTile : 0);
+    if (plan.row_basis) std::copy_n(factor.main(0, 0), factor.size(), row_factor.data());
+    Packer<S> packer(p, near, source, kind, p.identity, blocks.width);
+    std::vector<Segment> segments;
+    int64_t tile = -1, row = -1;
+    for (int64_t task = begin; task < end; ++task) {
+      const Tasks::Task at = tasks.at(task);
+      if (at.tile != tile) {
+        tile = at.tile;
+        tiles.segments(tile, segments);
+        if (!plan.row_basis) {
+          fill_coefficients(p, near, segments, coefficients.data());
+        } else {
+          if (transposed) {
+            fill_shifts(p, near, segments, coefficients.data());
+          } else {
+            fill_coordinates(p, near, segments, coefficients.data());
+          }
+          const Segment& s = segments[0];
+          if (p.ndim > 1 && s.z * near.target[1] + s.y != row) {
+            row = s.z * near.target[1] + s.y;
+            factor.set_row(p.coordinate<A>(near.at(p.tap_count(), 0).position(s.z), 0),
+                           p.coordinate<A>(near.at(p.tap_count(), 1).position(s.y), 1), row_factor.data());
+          }
+        }
+      }
+      const int64_t points = tiles.size(tile);
+      for (int64_t g = 0; g < p.groups; ++g) {
+        S* out = static_cast<S*>(target.data) + at.batch * target.batch_stride + g * outs * target.channel_stride +
+                 tiles.begin(tile) * point_stride;
+        const int64_t out_stride = last ? point_stride : target.channel_stride;
+        for (int64_t b = 0; b < blocks.count; ++b) {
+          const int64_t c = blocks.first(b), width = blocks.size(b);
+          const A* main =
+              plan.row_basis ? row_factor.data() + (factor.main(g, c) - factor.main(0, 0)) : factor.main(g, c);
+          const int64_t main_depth = rows * width, scaled_depth = factor.scaled_rows() * width;
+          Sum<A> sum;
+          if (last) {
+            packer.points_major(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data(), stride);
+            sum.second = {main_depth,
+                          Left<A>::in_place(panel.data(), stride, 1),
+                          {main, main_depth * kBlockLanes<A>, kBlockLanes<A>}};
+            sum.first = {scaled_depth,
+                         Left<A>::in_place(panel.data() + p.identity * width, stride, 1),
+                         {factor.scaled(g, c), scaled_depth * kBlockLanes<A>, kBlockLanes<A>}};
+          } else {
+            packer.channels_major(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data());
+            sum.second = {main_depth, Left<A>::in_blocks(main), {panel.data(), kBlockLanes<A>, kTile}};
+            sum.first = {scaled_depth,
+                         Left<A>::in_blocks(factor.scaled(g, c)),
+                         {panel.data() + p.identity * width * kTile, kBlockLanes<A>, kTile}};
+          }
+          if (plan.row_basis && scaled_depth > 0) sum.scale = coordinates;
+          sum.scale_rows = last;
+          const A* start = starts.data() + g * columns;
+          const auto start_kind = last ? Output<S>::kByColumn : Output<S>::kByRow;
+          const int64_t product_rows = last ? points : outs, product_columns = last ? outs : points;
+          if constexpr (std::is_same_v<S, A>) {
+            multiply(sum, product_rows, product_columns,
+                     b == 0 ? Output<S>{out, out_stride, start_kind, start}
+                            : Output<S>{out, out_stride, Output<S>::kSums, out, out_stride});
+          } else {
+            const int64_t sums_stride = last ? columns : kTile;
+            const auto first_kind = last ? Output<A>::kByColumn : Output<A>::kByRow;
+            if (b + 1 < blocks.count) {
+              multiply(sum, product_rows, product_columns,
+                       b == 0 ? Output<A>{sums.data(), sums_stride, first_kind, start}
+                              : Output<A>{sums.data(), sums_stride, Output<A>::kSums, sums.data(), sums_stride});
+            } else {
+              multiply(sum, product_rows, product_columns,
+                       b == 0 ? Output<S>{out, out_stride, start_kind, start}
+                              : Output<S>{out, out_stride, Output<S>::kSums, sums.data(), sums_stride});
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace lconv_fast::LCONV_ISA

@@ -1,0 +1,218 @@
+// correlate: dQ/dv = (W_i^T g) . D_a f at each point, and its sums for coefficients that points share.
+#pragma once
+
+#include "factor.h"
+
+namespace lconv_fast::LCONV_ISA {
+
+template <class S>
+class Correlation {
+  using A = Accumulate<S>;
+
+ public:
+  Correlation(const Problem& problem, const View& f, const WeightView& weight, const View& g)
+      : p_(problem),
+        f_(f),
+        g_(g),
+        near_(problem, false),
+        last_(channels_last(f)),
+        tiles_(near_.target, last_ ? Tiles::kAnywhere : Tiles::kAtLongRows),
+        blocks_(problem.in_channels, std::max(problem.generators, problem.component_count), kLanes<A>),
+        columns_(round_up(problem.generators * blocks_.width, last_ ? kBlockLanes<A> : 1)),
+        packed_size_(last_ ? columns_ : padded_rows(columns_)),
+        packed_(problem.groups * blocks_.count * packed_size_ * problem.out_channels) {
+    parallel_for(p_.groups * blocks_.count, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) pack(weight, k / blocks_.count, k % blocks_.count);
+    });
+  }
+
+  void run(void* result) {
+    if (p_.kind == CoefficientKind::kSampled) {
+      run_sampled(static_cast<A*>(result));
+    } else {
+      run_reduced(static_cast<A*>(result));
+    }
+  }
+
+ private:
+  struct Scratch {
+    Workspace<A> cotangent, products, differences, gradient;
+    Packer<S> packer;
+    std::vector<Segment> segments;
+    explicit Scratch(const Correlation& c)
+        : cotangent(kTile * round_up(c.p_.out_channels, kBlockLanes<A>)),
+          products(kTile * c.columns_),
+          differences(kTile * panel_stride(c.p_.component_count * c.blocks_.width)),
+          gradient(c.slots() * kTile),
+          packer(c.p_, c.near_, c.f_, Panel::kDifferences, false, c.blocks_.width) {}
+  };
+
+  int64_t slots() const { return p_.generators * p_.component_count; }
+  A* packed_at(int64_t group, int64_t block) const {
+    return packed_.data() + (group * blocks_.count + block) * packed_size_ * p_.out_channels;
+  }
+
+  // Columns n = i * width + c, depth o: [block of n][o][lane].
+  void pack(const WeightView& weight, int64_t group, int64_t b) {
+    A* packed = packed_at(group, b);
+    const int64_t width = blocks_.size(b), outs = p_.out_channels;
+    for_lane_blocks<A>(p_.generators * width, last_, [&](int64_t first, int64_t lanes) {
+      for (int64_t n = first; n < std::min(first + lanes, p_.generators * width); ++n) {
+        const S* from = static_cast<const S*>(weight.data) + (n / width + 1) * weight.row_stride +
+                        (blocks_.first(b) + n % width) * weight.in_stride + group * outs * weight.out_stride;
+        A* to = packed + first * outs + n - first;
+        for (int64_t o = 0; o < outs; ++o) to[o * lanes] = to_accumulate(from[o * weight.out_stride]);
+      }
+    });
+  }
+
+  // Adds one sample's dQ/dv at the tile's points to scratch.gradient[slot * kTile + point].
+  void add_tile(int64_t batch, int64_t tile, Scratch& scratch) const {
+    const int64_t outs = p_.out_channels, points = tiles_.size(tile);
+    const A* cotangent = scratch.cotangent.data();
+    A* products = scratch.products.data();
+    A* differences = scratch.differences.data();
+    for (int64_t group = 0; group < p_.groups; ++group) {
+      if (last_) {
+        pack_points_major<S>(g_, batch, group * outs, outs, scratch.segments, outs, scratch.cotangent.data());
+      } else {
+        pack_channels_major<S>(g_, batch, group * outs, outs, scratch.segments, scratch.cotangent.data());
+      }
+      for (int64_t b = 0; b < blocks_.count; ++b) {
+        const int64_t width = blocks_.size(b), channel = group * p_.in_channels + blocks_.first(b);
+        const int64_t columns = p_.generators * width;
+        const A* packed = packed_at(group, b);
+        if (last_) {
+          const int64_t stride = panel_stride(p_.component_count * blocks_.width);
+          multiply(
+              Sum<A>{{outs, Left<A>::in_place(cotangent, outs, 1), {packed, outs * kBlockLanes<A>, kBlockLanes<A>}}},
+              points, columns, Output<A>{products, columns_, Output<A>::kByRow, zeros_.data()});
+          scratch.packer.points_major(batch, channel, width, scratch.segments, differences, differences, stride);
+          dot_channels(points, width, products, differences, stride, scratch.gradient.data());
+        } else {
+          multiply(Sum<A>{{outs, Left<A>::in_blocks(packed), {cotangent, kBlockLanes<A>, kTile}}}, columns, points,
+                   Output<A>{products, kTile, Output<A>::kByColumn, zeros_.data()});
+          scratch.packer.channels_major(batch, channel, width, scratch.segments, differences, differences);
+          dot_lines(points, width, products, differences, scratch.gradient.data());
+        }
+      }
+    }
+  }
+
+  void dot_lines(int64_t points, int64_t width, const A* products, const A* differences, A* gradient) const {
+    for (int64_t q = 0; q < slots(); ++q) {
+      const A* h = products + q / p_.component_count * width * kTile;
+      const A* d = differences + q % p_.component_count * width * kTile;
+      A* out = gradient + q * kTile;
+      for (int64_t x = 0; x < points; x += kLanes<A>) {
+        Vector<A> sum = load(out + x);
+        for (int64_t c = 0; c < width; ++c) sum += load(h + c * kTile + x) * load(d + c * kTile + x);
+        store(out + x, sum);
+      }
+    }
+  }
+
+  void dot_channels(int64_t points, int64_t width, const A* products, const A* differences, int64_t stride,
+                    A* gradient) const {
+    for (int64_t first = 0; first < points; first += kLanes<A>) {
+      for (int64_t q = 0; q < slots(); ++q) {
+        Vector<A> sums[kLanes<A>];
+        for (int k = 0; k < kLanes<A>; ++k) {
+          const A* h = products + (first + k) * columns_ + q / p_.component_count * width;
+          const A* d = differences + (first + k) * stride + q % p_.component_count * width;
+          Vector<A> sum = {};
+          int64_t c = 0;
+          for (; c + kLanes<A> <= width; c += kLanes<A>) sum += load(h + c) * load(d + c);
+          if (c < width) sum += load_first(h + c, width - c) * load_first(d + c, width - c);
+          sums[k] = sum;
+        }
+        A* out = gradient + q * kTile + first;
+        store(out, load(out) + sum_each<A>(sums));
+      }
+    }
+  }
+
+  // Each tile owns its points, for all samples.
+  void run_sampled(A* result) const {
+    std::fill_n(result, slots() * p_.grid_points(), A(0));
+    parallel_for(tiles_.count, [&](int64_t begin, int64_t end) {
+      Scratch scratch(*this);
+      for (int64_t tile = begin; tile < end; ++tile) {
+        tiles_.segments(tile, scratch.segments);
+        std::fill_n(scratch.gradient.data(), slots() * kTile, A(0));
+        for (int64_t batch = 0; batch < p_.batch; ++batch) add_tile(batch, tile, scratch);
+        for (const Segment& s : scratch.segments) {
+          const int64_t row = (s.z * p_.step[0] * p_.grid[1] + s.y * p_.step[1]) * p_.grid[2];
+          for (int64_t q = 0; q < slots(); ++q) {
+            A* out = result + q * p_.grid_points() + row;
+            const A* from = scratch.gradient.data() + q * kTile + s.first;
+            for (int64_t k = 0; k < s.length; ++k) out[(s.x + k) * p_.step[2]] = from[k];
+          }
+        }
+      }
+    });
+  }
+
+  // Constant and affine coefficients: sums of dQ/dv, and of dQ/dv x_b, over all points, in double.
+  void run_reduced(A* result) const {
+    const bool affine = p_.kind == CoefficientKind::kAffine;
+    const int64_t moments = affine ? kAxes + 1 : 1, size = slots() * moments;
+    const int64_t tasks = p_.batch * tiles_.count, parts = part_count(tasks, size * sizeof(double));
+    const Workspace<double> partial(parts * size);
+    parallel_for(parts, [&](int64_t begin, int64_t end) {
+      Scratch scratch(*this);
+      for (int64_t part = begin; part < end; ++part) {
+        double* sums = partial.data() + part * size;
+        for (int64_t task = tasks * part / parts; task < tasks * (part + 1) / parts; ++task) {
+          const int64_t tile = task % tiles_.count;
+          tiles_.segments(tile, scratch.segments);
+          std::fill_n(scratch.gradient.data(), slots() * kTile, A(0));
+          add_tile(task / tiles_.count, tile, scratch);
+          for (int64_t q = 0; q < slots(); ++q) {
+            for (const Segment& s : scratch.segments)
+              add_moments(s, scratch.gradient.data() + q * kTile, affine, sums + q * moments);
+          }
+        }
+      }
+    });
+    for (int64_t k = 0; k < size; ++k) {
+      double sum = 0;
+      for (int64_t part = 0; part < parts; ++part) sum += partial.data()[part * size + k];
+      result[k] = static_cast<A>(sum);
+    }
+  }
+
+  void add_moments(const Segment& s, const A* gradient, bool affine, double* sums) const {
+    double total = 0, along = 0;
+    for (int64_t k = 0; k < s.length; ++k) {
+      const double value = static_cast<double>(gradient[s.first + k]);
+      total += value;
+      along += value * p_.coordinate<double>((s.x + k) * p_.step[2], 2);
+    }
+    if (!affine) {
+      sums[0] += total;
+      return;
+    }
+    sums[0] += total * p_.coordinate<double>(s.z * p_.step[0], 0);
+    sums[1] += total * p_.coordinate<double>(s.y * p_.step[1], 1);
+    sums[2] += along;
+    sums[3] += total;
+  }
+
+  const Problem& p_;
+  const View &f_, &g_;
+  const Neighbours near_;
+  const bool last_;
+  const Tiles tiles_;
+  const ChannelBlocks blocks_;
+  const int64_t columns_, packed_size_;
+  const Workspace<A> packed_;
+  const Workspace<A> zeros_ = Workspace<A>(columns_ + kTile);
+};
+
+template <class S>
+void correlate(const Problem& p, const View& f, const WeightView& weight, const View& g, void* result) {
+  Correlation<S>(p, f, weight, g).run(result);
+}
+
+}  // namespace lconv_fast::LCONV_ISA

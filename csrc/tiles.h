@@ -1,0 +1,119 @@
+// How a call is cut into tiles of points and blocks of channels, and the memory that a tile works in.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "microkernel.h"
+#include "neighbours.h"
+
+namespace lconv_fast::LCONV_ISA {
+
+static_assert(kTile % kBlockRows<1> == 0 && kTile % kBlockRows<2> == 0 && kTile % kBlockLanes<float> == 0);
+
+// Zero-initialised workspace, aligned to a cache line.
+template <class A>
+class Workspace {
+ public:
+  explicit Workspace(int64_t count) {
+    const size_t bytes = static_cast<size_t>(round_up(std::max<int64_t>(count, 1) * sizeof(A), 64));
+    data_.reset(static_cast<A*>(std::aligned_alloc(64, bytes)));
+    if (!data_) throw std::bad_alloc();
+    std::memset(static_cast<void*>(data_.get()), 0, bytes);
+  }
+  A* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(A* p) const { std::free(p); }
+  };
+  std::unique_ptr<A, Free> data_;
+};
+
+// Channels are taken in blocks so that a panel of kTile points stays in the second-level cache and a packed block of W
+// in the first: rows * width <= kPanelDepth.
+struct ChannelBlocks {
+  int64_t channels, width, count;
+  ChannelBlocks(int64_t channels_, int64_t rows, int64_t lanes) : channels(channels_) {
+    const int64_t most = std::max(lanes, kPanelDepth / std::max<int64_t>(rows, 1) / lanes * lanes);
+    count = std::max<int64_t>(1, divide_up(channels, most));
+    width = std::min(channels, round_up(divide_up(channels, count), lanes));
+    count = divide_up(channels, std::max<int64_t>(width, 1));
+  }
+  int64_t first(int64_t block) const { return block * width; }
+  int64_t size(int64_t block) const { return std::min(width, channels - block * width); }
+};
+
+// Rows of the panel that fall on the same cache sets would evict each other.
+inline int64_t panel_stride(int64_t depth) { return round_up(depth, 16) + 16; }
+
+inline bool channels_last(const View& v) { return v.channel_stride == 1 && v.stride[2] != 1; }
+
+// The step from each point to the next in row-major order, where it is the same all over; -1 otherwise.
+inline int64_t even_stride(const View& v, const int64_t extent[kAxes]) {
+  int64_t step = -1, covered = 1;
+  for (int a = kAxes - 1; a >= 0; --a) {
+    if (extent[a] == 1) continue;
+    if (step < 0) step = v.stride[a];
+    if (v.stride[a] != step * covered) return -1;
+    covered *= extent[a];
+  }
+  return step < 0 ? 1 : step;
+}
+
+// The tiles of one sample: kTile consecutive points each; or pieces of a row, which share what depends on the row and
+// which channels-first data can be read from in place.
+struct Tiles {
+  enum Cut { kAnywhere, kAtLongRows, kAtRows };
+  const int64_t* extent;
+  int64_t points, width, per_row, count;
+  Tiles(const int64_t* extent_, Cut cut) : extent(extent_), points(extent[0] * extent[1] * extent[2]) {
+    if (cut == kAtRows || (cut == kAtLongRows && 2 * extent[2] >= kTile)) {
+      width = std::min(kTile, round_up(divide_up(extent[2], divide_up(extent[2], kTile)), int64_t{kBlockLanes<float>}));
+      per_row = divide_up(extent[2], width);
+      count = extent[0] * extent[1] * per_row;
+    } else {
+      width = kTile;
+      per_row = 0;
+      count = divide_up(points, kTile);
+    }
+  }
+  int64_t begin(int64_t tile) const {
+    return per_row ? tile / per_row * extent[2] + tile % per_row * width : tile * width;
+  }
+  int64_t size(int64_t tile) const {
+    return per_row ? std::min(width, extent[2] - tile % per_row * width) : std::min(width, points - tile * width);
+  }
+  void segments(int64_t tile, std::vector<Segment>& out) const {
+    split_into_segments(extent, begin(tile), begin(tile) + size(tile), out);
+  }
+};
+
+// Tiles of all samples. A few samples follow each other at the same tile, which shares its coefficients; not all, so
+// that the rows which neighbouring tiles have in common stay in the cache.
+struct Tasks {
+  static constexpr int64_t kSamples = 4;
+  int64_t batch, tiles, count;
+  Tasks(int64_t batch_, int64_t tiles_) : batch(batch_), tiles(tiles_), count(batch_ * tiles_) {}
+  struct Task {
+    int64_t batch, tile;
+  };
+  Task at(int64_t task) const {
+    const int64_t first = task / (kSamples * tiles) * kSamples, rest = task - first * tiles;
+    const int64_t samples = std::min(kSamples, batch - first);
+    return {first + rest % samples, rest / samples};
+  }
+};
+
+// Sums over points are split into this many parts at most, whatever the number of threads, and added up in order: the
+// result is the same for every number of threads. Bounded in bytes as well.
+constexpr int64_t kMostParts = 32;
+constexpr int64_t kMostPartBytes = int64_t{1} << 26;
+
+inline int64_t part_count(int64_t tasks, int64_t bytes) {
+  const int64_t affordable = std::max<int64_t>(1, kMostPartBytes / std::max<int64_t>(bytes, 1));
+  return std::max<int64_t>(1, std::min({tasks, kMostParts, affordable}));
+}
+
+}  // namespace lconv_fast::LCONV_ISA
