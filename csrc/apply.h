@@ -35,7 +35,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
 
   parallel_for(tasks.count, [&](int64_t begin, int64_t end) {
     const int64_t depth = rows * blocks.width, stride = panel_stride(depth);
-    const Workspace<A> coefficients(slots * kTile), panel(std::max(kTile * stride, depth * kTile)),
+    const Workspace<A> coefficients(slots * kTile), panel(last ? kTile * stride : line_panel_size<A>(depth)),
         sums(own_sums ? kTile * columns : 0), row_factor(plan.row_basis ? factor.size() : 0);
     const A* coordinates = coefficients.data() + (transposed ? p.tap_count() * kTile : 0);
     if (plan.row_basis) std::copy_n(factor.main(0, 0), factor.size(), row_factor.data());
@@ -84,10 +84,12 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
                          {factor.scaled(g, c), scaled_depth * kBlockLanes<A>, kBlockLanes<A>}};
           } else {
             packer.channels_major(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data());
-            sum.second = {main_depth, Left<A>::in_blocks(main), {panel.data(), kBlockLanes<A>, kTile}};
-            sum.first = {scaled_depth,
-                         Left<A>::in_blocks(factor.scaled(g, c)),
-                         {panel.data() + p.identity * width * kTile, kBlockLanes<A>, kTile}};
+            sum.second = {
+                main_depth, Left<A>::in_blocks(main), {panel.data(), line_block_stride<A>(main_depth), kBlockLanes<A>}};
+            sum.first = {
+                scaled_depth,
+                Left<A>::in_blocks(factor.scaled(g, c)),
+                {panel.data() + p.identity * width * kBlockLanes<A>, line_block_stride<A>(main_depth), kBlockLanes<A>}};
           }
           if (plan.row_basis && scaled_depth > 0) sum.scale = coordinates;
           sum.scale_rows = last;

@@ -40,9 +40,10 @@ class Correlation {
     Packer<S> packer;
     std::vector<Segment> segments;
     explicit Scratch(const Correlation& c)
-        : cotangent(kTile * round_up(c.p_.out_channels, kBlockLanes<A>)),
+        : cotangent(c.last_ ? kTile * c.p_.out_channels : line_panel_size<A>(c.p_.out_channels)),
           products(kTile * c.columns_),
-          differences(kTile * panel_stride(c.p_.component_count * c.blocks_.width)),
+          differences(c.last_ ? kTile * panel_stride(c.p_.component_count * c.blocks_.width)
+                              : line_panel_size<A>(c.p_.component_count * c.blocks_.width)),
           gradient(c.slots() * kTile),
           packer(c.p_, c.near_, c.f_, Panel::kDifferences, false, c.blocks_.width) {}
   };
@@ -90,8 +91,8 @@ class Correlation {
           scratch.packer.points_major(batch, channel, width, scratch.segments, differences, differences, stride);
           dot_channels(points, width, products, differences, stride, scratch.gradient.data());
         } else {
-          multiply(Sum<A>{{outs, Left<A>::in_blocks(packed), {cotangent, kBlockLanes<A>, kTile}}}, columns, points,
-                   Output<A>{products, kTile, Output<A>::kByColumn, zeros_.data()});
+          multiply(Sum<A>{{outs, Left<A>::in_blocks(packed), {cotangent, line_block_stride<A>(outs), kBlockLanes<A>}}},
+                   columns, points, Output<A>{products, kTile, Output<A>::kByColumn, zeros_.data()});
           scratch.packer.channels_major(batch, channel, width, scratch.segments, differences, differences);
           dot_lines(points, width, products, differences, scratch.gradient.data());
         }
@@ -102,11 +103,13 @@ class Correlation {
   void dot_lines(int64_t points, int64_t width, const A* products, const A* differences, A* gradient) const {
     for (int64_t q = 0; q < slots(); ++q) {
       const A* h = products + q / p_.component_count * width * kTile;
-      const A* d = differences + q % p_.component_count * width * kTile;
+      const A* d = differences + q % p_.component_count * width * kBlockLanes<A>;
+      const int64_t depth = p_.component_count * width;
       A* out = gradient + q * kTile;
       for (int64_t x = 0; x < points; x += kLanes<A>) {
         Vector<A> sum = load(out + x);
-        for (int64_t c = 0; c < width; ++c) sum += load(h + c * kTile + x) * load(d + c * kTile + x);
+        const A* at = d + line_place<A>(x, depth);
+        for (int64_t c = 0; c < width; ++c) sum += load(h + c * kTile + x) * load(at + c * kBlockLanes<A>);
         store(out + x, sum);
       }
     }
@@ -157,7 +160,8 @@ class Correlation {
   void run_reduced(A* result) const {
     const bool affine = p_.kind == CoefficientKind::kAffine;
     const int64_t moments = affine ? kAxes + 1 : 1, size = slots() * moments;
-    const int64_t tasks = p_.batch * tiles_.count, parts = part_count(tasks, size * sizeof(double));
+    const int64_t tasks = p_.batch * tiles_.count,
+                  parts = part_count(tasks, p_.batch * tiles_.points, size * sizeof(double));
     const Workspace<double> partial(parts * size);
     parallel_for(parts, [&](int64_t begin, int64_t end) {
       Scratch scratch(*this);

@@ -40,7 +40,7 @@ class Gram {
         point_stride_(even_stride(g, near_.target)),
         blocks_(problem.in_channels, rows_.product, kLanes<A>),
         group_size_(rows_.total * problem.in_channels * columns_),
-        parts_(part_count(tasks_.count, problem.groups * group_size_ * sizeof(A))),
+        parts_(part_count(tasks_.count, problem.batch * tiles_.points, problem.groups * group_size_ * sizeof(A))),
         partial_(parts_ * problem.groups * group_size_) {
     // The cotangent is read where it lies, if whole vectors of it can be.
     in_place_ = std::is_same_v<S, A> && g.channel_stride == 1 && point_stride_ >= outs_ && outs_ % kLanes<A> == 0;
@@ -51,6 +51,13 @@ class Gram {
       Scratch scratch(*this);
       for (int64_t part = begin; part < end; ++part) sum_part(part, scratch);
     });
+    const int64_t size = p_.groups * group_size_;
+    parallel_for(divide_up(size, kChunk), [&](int64_t begin, int64_t end) {
+      for (int64_t part = 1; part < parts_; ++part) {
+        const A* from = partial_.data() + part * size;
+        for (int64_t k = begin * kChunk; k < std::min(end * kChunk, size); ++k) partial_.data()[k] += from[k];
+      }
+    });
     parallel_for(p_.groups * outs_, [&](int64_t begin, int64_t end) {
       std::vector<A> sums(rows_.total);
       for (int64_t output = begin; output < end; ++output) {
@@ -60,6 +67,8 @@ class Gram {
   }
 
  private:
+  static constexpr int64_t kChunk = 4096;  // numbers that are added up at a time
+
   struct Scratch {
     int64_t depth, stride;
     Workspace<A> coefficients, panel, cotangent, scaled;
@@ -130,8 +139,9 @@ class Gram {
         } else {
           scratch.packer.channels_major(batch, c, width, scratch.segments, scratch.coefficients.data(),
                                         scratch.panel.data());
-          left = Left<A>::in_place(scratch.panel.data(), kTile, 1);
-          differences = Left<A>::in_place(scratch.panel.data() + p_.identity * width * kTile, kTile, 1);
+          const int64_t lanes = kBlockLanes<A>, block_stride = line_block_stride<A>(rows_.product * width);
+          left = {scratch.panel.data(), lanes, 1, false, lanes, block_stride};
+          differences = {scratch.panel.data() + p_.identity * width * lanes, lanes, 1, false, lanes, block_stride};
         }
         const auto add = [&](const Left<A>& factor, const Right<A>& cotangent, int64_t first_row, int64_t rows) {
           A* to = block_sums + first_row * width * columns_;
@@ -171,13 +181,7 @@ class Gram {
     const int64_t outputs = p_.groups * outs_, n = p_.ndim;
     const A* first = partial_.data() + group * group_size_ + blocks_.first(b) * rows_.total * columns_ +
                      (c - blocks_.first(b)) * columns_ + output % outs_;
-    for (int64_t r = 0; r < rows_.total; ++r) {
-      A sum = 0;
-      for (int64_t part = 0; part < parts_; ++part) {
-        sum += first[part * p_.groups * group_size_ + r * width * columns_];
-      }
-      sums[r] = sum;
-    }
+    for (int64_t r = 0; r < rows_.total; ++r) sums[r] = first[r * width * columns_];
     const auto put = [&](int64_t r, A value) {
       from_accumulate(value, result + (r * outputs + output) * p_.in_channels + c);
     };

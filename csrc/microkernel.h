@@ -11,7 +11,7 @@ namespace lconv_fast::LCONV_ISA {
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 inline int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-constexpr int64_t kTile = 96;         // points of a tile: a multiple of all block sizes
+constexpr int64_t kTile = 192;        // most points of a tile: a multiple of all block sizes
 constexpr int64_t kPanelDepth = 384;  // most of the inner dimension that one pass takes
 
 // A block has 1 or 2 vectors of columns and 3, 2 or 1 units of rows. The largest one fills the registers with
@@ -42,15 +42,15 @@ inline void for_row_blocks(int64_t rows, Body body) {
   if (row < rows) body(row, std::integral_constant<int, 1>());
 }
 
-// The left factor. Block rows that are packed for the kernel lie [block][k][row in block].
+// The left factor. Block rows that are packed for the kernel lie [block][k][row in block]. A k of more than k_block
+// goes on at the next multiple of k_block_stride.
 template <class A>
 struct Left {
   const A* data;
   int64_t row_stride, k_stride;
-  bool packed;
-  static Left in_place(const A* data, int64_t row_stride, int64_t k_stride) {
-    return {data, row_stride, k_stride, false};
-  }
+  bool packed = false;
+  int64_t k_block = 0, k_block_stride = 0;
+  static Left in_place(const A* data, int64_t row_stride, int64_t k_stride) { return {data, row_stride, k_stride}; }
   static Left in_blocks(const A* data) { return {data, 1, 0, true}; }
 };
 
@@ -107,16 +107,21 @@ struct Output {
 template <class A, int kRows, int kVectors>
 inline void accumulate(const Product<A>& p, int64_t row, int64_t block, Vector<A> (&sum)[kRows][kVectors]) {
   const int64_t row_stride = p.left.row_stride, k_stride = p.left.packed ? kRows : p.left.k_stride;
-  const A* a = p.left.data + row * (p.left.packed ? p.depth : row_stride);
-  const A* b = p.right.data + block * p.right.block_stride;
   const int64_t b_stride = p.right.k_stride;
+  const A* left = p.left.data + row * (p.left.packed ? p.depth : row_stride);
+  const A* b = p.right.data + block * p.right.block_stride;
+  const int64_t k_block = p.left.k_block ? p.left.k_block : p.depth;
+  for (int64_t rest = p.depth; rest > 0; rest -= k_block, left += p.left.k_block_stride) {
+    const int64_t depth = std::min(rest, k_block);
+    const A* a = left;
 #pragma GCC unroll 4
-  for (int64_t k = 0; k < p.depth; ++k) {
-    Vector<A> columns[kVectors];
-    for (int v = 0; v < kVectors; ++v) columns[v] = load(b + k * b_stride + v * kLanes<A>);
-    for (int r = 0; r < kRows; ++r) {
-      const Vector<A> factor = broadcast(a[r * row_stride + k * k_stride]);
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += factor * columns[v];
+    for (int64_t k = 0; k < depth; ++k, a += k_stride, b += b_stride) {
+      Vector<A> columns[kVectors];
+      for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes<A>);
+      for (int r = 0; r < kRows; ++r) {
+        const Vector<A> factor = broadcast(a[r * row_stride]);
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += factor * columns[v];
+      }
     }
   }
 }

@@ -2,7 +2,7 @@
 //
 // For the channels [c0, c0 + width), row r of the panel (what the rows are: Panel) lies at
 //   points-major   (channels-last data):   panel[p * stride + r * width + c]
-//   channels-major (channels-first data):  panel[(r * width + c) * kTile + p]
+//   channels-major (channels-first data):  panel[line_place(p, rows * width) + (r * width + c) * kBlockLanes]
 #pragma once
 
 #include <algorithm>
@@ -26,6 +26,21 @@ inline int64_t panel_rows(const Problem& p, Panel kind, bool identity) {
   return identity + (kind == Panel::kLayer ? p.generators : kind == Panel::kDifferences ? components : 2 * components);
 }
 
+// Channels-major panels hold blocks of kBlockLanes points, as the micro-kernel reads them; the blocks start on
+// different sets of the cache.
+template <class A>
+inline int64_t line_block_stride(int64_t depth) {
+  return depth * kBlockLanes<A> + 16;
+}
+template <class A>
+inline int64_t line_place(int64_t point, int64_t depth) {
+  return point / kBlockLanes<A> * line_block_stride<A>(depth) + point % kBlockLanes<A>;
+}
+template <class A>
+inline int64_t line_panel_size(int64_t depth) {
+  return kTile / kBlockLanes<A> * line_block_stride<A>(depth);
+}
+
 template <class S>
 struct Packer {
   using A = Accumulate<S>;
@@ -36,7 +51,7 @@ struct Packer {
   const Panel kind;
   const bool identity;
   const int64_t taps;
-  bool one_tap_each;  // transposed, each tap has a coefficient of its own
+  bool one_tap_each;  // with a coefficient of its own: always when transposed
   int64_t components;
   bool central = true;             // two opposite taps for each component, as central differences of order 2 have
   std::vector<A> weights;          // of the taps
@@ -53,7 +68,7 @@ struct Packer {
         kind(kind_),
         identity(identity_),
         taps(p.tap_count()),
-        one_tap_each(n.transposed && kind == Panel::kLayer),
+        one_tap_each(kind == Panel::kLayer && (n.transposed || has_plain_taps(p))),
         components(one_tap_each ? p.tap_count() : p.component_count),
         neighbour(taps + 1),
         advance(taps + 1),
@@ -70,6 +85,11 @@ struct Packer {
       const int64_t j = first_tap[a];
       central = central && first_tap[a + 1] == j + 2 && p.tap_weights[j] == -p.tap_weights[j + 1];
     }
+  }
+
+  static bool has_plain_taps(const Problem& p) {
+    return p.component_count == p.tap_count() &&
+           std::all_of(p.tap_weights.begin(), p.tap_weights.end(), [](double w) { return w == 1; });
   }
 
   // ---- channels-last: a point's channels are contiguous ----
@@ -118,6 +138,9 @@ struct Packer {
       if (components == 2) return run_generators<2>(coefficients, width, count, out, stride);
       if (components == 3) return run_generators<3>(coefficients, width, count, out, stride);
     }
+    if (one_tap_each && taps == 2) return run_few_taps<2>(coefficients, width, count, out, stride);
+    if (one_tap_each && taps == 4) return run_few_taps<4>(coefficients, width, count, out, stride);
+    if (one_tap_each && taps == 6) return run_few_taps<6>(coefficients, width, count, out, stride);
     run_rows<Gather>(coefficients, width, count, out, stride);
   }
 
@@ -252,9 +275,7 @@ struct Packer {
     static inline void make(const Packer& k, const A* coefficients, int64_t width, A* out, Load value, Store write) {
       int64_t i = 0;
       for (; i + 4 <= k.problem.generators; i += 4) block<4>(k, coefficients, i, width, out, value, write);
-      if (k.problem.generators - i == 3) return block<3>(k, coefficients, i, width, out, value, write);
-      if (k.problem.generators - i == 2) return block<2>(k, coefficients, i, width, out, value, write);
-      if (k.problem.generators - i == 1) return block<1>(k, coefficients, i, width, out, value, write);
+      for (; i < k.problem.generators; ++i) block<1>(k, coefficients, i, width, out, value, write);
     }
     template <int kCount, class Load, class Store>
     static inline void block(const Packer& k, const A* coefficients, int64_t i, int64_t width, A* out, Load value,
@@ -267,6 +288,58 @@ struct Packer {
       for (int g = 0; g < kCount; ++g) write(out + (i + g) * width, sum[g]);
     }
   };
+
+  template <int kTaps>
+  void run_few_taps(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+    switch (problem.generators) {
+      case 1:
+        return run_taps<kTaps, 1>(coefficients, width, count, out, stride);
+      case 2:
+        return run_taps<kTaps, 2>(coefficients, width, count, out, stride);
+      case 3:
+        return run_taps<kTaps, 3>(coefficients, width, count, out, stride);
+      default:
+        return run_taps<kTaps, 4>(coefficients, width, count, out, stride);
+    }
+  }
+
+  // Gather with a coefficient of its own for each of a few taps, whose pointers stay in registers: kCount generators at
+  // a time.
+  template <int kTaps, int kCount>
+  void run_taps(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+    const S* tap[kTaps + 1];
+    int64_t step[kTaps + 1];
+    for (int j = 0; j <= kTaps; ++j) tap[j] = neighbour[j], step[j] = advance[j];
+    const bool with_identity = identity;
+    const int64_t generators = problem.generators;
+    for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride) {
+      for_lanes(width, [&](int64_t c, auto read, auto write) {
+        A* row = out + c;
+        if (with_identity) {
+          write(row, read(tap[kTaps] + c));
+          row += width;
+        }
+        Vector<A> f[kTaps];
+        for (int j = 0; j < kTaps; ++j) f[j] = read(tap[j] + c);
+        const A* v = coefficients;
+        const auto rows = [&](auto number) {
+          for (int g = 0; g < number; ++g, v += kTaps * kTile, row += width) {
+            Vector<A> sum = broadcast(v[0]) * f[0];
+            for (int j = 1; j < kTaps; ++j) sum += broadcast(v[j * kTile]) * f[j];
+            write(row, sum);
+          }
+        };
+        if (kCount < 4) {
+          rows(std::integral_constant<int, kCount>());
+        } else {
+          int64_t i = 0;
+          for (; i + 4 <= generators; i += 4) rows(std::integral_constant<int, 4>());
+          for (; i < generators; ++i) rows(std::integral_constant<int, 1>());
+        }
+      });
+      for (int j = 0; j <= kTaps; ++j) tap[j] += step[j];
+    }
+  }
 
  public:
   // ---- channels-first: a row's points are contiguous ----
@@ -284,18 +357,22 @@ struct Packer {
       const S* base =
           static_cast<const S*>(source.data) + batch * source.batch_stride + (channel + c) * source.channel_stride;
       for (int64_t j = identity ? taps : taps - 1; j >= 0; --j) line_[j] = find_line(base, j, segments);
-      A* out = panel + c * kTile;
+      A* out = panel + c * kBlockLanes<A>;
+      depth_ = panel_rows(problem, kind, identity) * width;
       if (identity) {
-        std::copy_n(line_[taps], points, out);
-        out += width * kTile;
+        for_points(points, [&](int64_t x, auto read) { store(out + place(x), read(line_[taps] + x)); });
+        out += width * kBlockLanes<A>;
       }
-      lines_to_rows(coefficients, points, width * kTile, out);
+      lines_to_rows(coefficients, points, width * kBlockLanes<A>, out);
     }
   }
 
  private:
   std::vector<int64_t> row_offsets_;
   std::vector<const A*> line_;  // channels-major: of each tap, in the data themselves or in `lines`
+  int64_t depth_ = 0;           // and of the panel
+
+  int64_t place(int64_t point) const { return line_place<A>(point, depth_); }
 
   // The rows of one channel. Panels are padded to kTile, a multiple of the vector: whole vectors are written
   // throughout.
@@ -309,7 +386,7 @@ struct Packer {
     if (kind == Panel::kDifferences) {
       for (int64_t a = 0; a < components; ++a) {
         for_points(points, [&](int64_t x, auto read) {
-          store(out + a * row_stride + x, difference(a, [&](int64_t j) { return read(line_[j] + x); }));
+          store(out + a * row_stride + place(x), difference(a, [&](int64_t j) { return read(line_[j] + x); }));
         });
       }
       return;
@@ -344,11 +421,11 @@ struct Packer {
       Vector<A> d[kComponents];
       for (int a = 0; a < kComponents; ++a) d[a] = weight[a] * (read(line[2 * a + 1] + x) - read(line[2 * a] + x));
       if (differences) {
-        for (int a = 0; a < kComponents; ++a) store(out + a * row_stride + x, d[a]);
+        for (int a = 0; a < kComponents; ++a) store(out + a * row_stride + place(x), d[a]);
         return;
       }
       const A* v = coefficients + x;
-      A* to = out + x;
+      A* to = out + place(x);
       for (int64_t i = 0; i < generators; ++i, v += kComponents * kTile, to += row_stride) {
         Vector<A> sum = load(v) * d[0];
         for (int a = 1; a < kComponents; ++a) sum += load(v + a * kTile) * d[a];
@@ -367,8 +444,8 @@ struct Packer {
           d += broadcast(weights[j]) * g;
           s += load(shifts + j * kTile + x) * g;
         }
-        store(out + a * row_stride + x, d);
-        store(shifted + x, a + 1 < components ? s : s + load(shifts + taps * kTile + x) * d);
+        store(out + a * row_stride + place(x), d);
+        store(shifted + place(x), a + 1 < components ? s : s + load(shifts + taps * kTile + x) * d);
       });
     }
   }
@@ -384,7 +461,7 @@ struct Packer {
         const Vector<A> d = plain ? read(line_[a] + x) : difference(a, [&](int64_t j) { return read(line_[j] + x); });
         for (int g = 0; g < kCount; ++g) sum[g] += load(v + g * each) * d;
       }
-      for (int g = 0; g < kCount; ++g) store(out + (i + g) * row_stride + x, sum[g]);
+      for (int g = 0; g < kCount; ++g) store(out + (i + g) * row_stride + place(x), sum[g]);
     });
   }
 
@@ -487,16 +564,18 @@ void pack_points_major(const View& v, int64_t batch, int64_t channel, int64_t wi
   for (int64_t p = 0; p < filled; ++p) std::fill(packed + p * stride + width, packed + (p + 1) * stride, A(0));
 }
 
-// The same as [c][p], kTile points each.
+// The same as a channels-major panel of depth `width`.
 template <class S>
 void pack_channels_major(const View& v, int64_t batch, int64_t channel, int64_t width,
                          const std::vector<Segment>& segments, Accumulate<S>* packed) {
+  using A = Accumulate<S>;
   for (const Segment& s : segments) {
     const S* row = static_cast<const S*>(v.data) + batch * v.batch_stride + channel * v.channel_stride +
                    s.z * v.stride[0] + s.y * v.stride[1] + s.x * v.stride[2];
     for (int64_t c = 0; c < width; ++c) {
       for (int64_t x = 0; x < s.length; ++x) {
-        packed[c * kTile + s.first + x] = to_accumulate(row[c * v.channel_stride + x * v.stride[2]]);
+        packed[line_place<A>(s.first + x, width) + c * kBlockLanes<A>] =
+            to_accumulate(row[c * v.channel_stride + x * v.stride[2]]);
       }
     }
   }
