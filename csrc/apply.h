@@ -77,18 +77,17 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
           if (last) {
             packer.points_major(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data(), stride);
             sum.second = {main_depth,
-                          Left<A>::in_place(panel.data(), stride, 1),
+                          {panel.data(), lie_of_panel(stride), stride},
                           {main, main_depth * kBlockLanes<A>, kBlockLanes<A>}};
             sum.first = {scaled_depth,
-                         Left<A>::in_place(panel.data() + p.identity * width, stride, 1),
+                         {panel.data() + p.identity * width, lie_of_panel(stride), stride},
                          {factor.scaled(g, c), scaled_depth * kBlockLanes<A>, kBlockLanes<A>}};
           } else {
             packer.channels_major(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data());
-            sum.second = {
-                main_depth, Left<A>::in_blocks(main), {panel.data(), line_block_stride<A>(main_depth), kBlockLanes<A>}};
+            sum.second = {main_depth, {main}, {panel.data(), line_block_stride<A>(main_depth), kBlockLanes<A>}};
             sum.first = {
                 scaled_depth,
-                Left<A>::in_blocks(factor.scaled(g, c)),
+                {factor.scaled(g, c)},
                 {panel.data() + p.identity * width * kBlockLanes<A>, line_block_stride<A>(main_depth), kBlockLanes<A>}};
           }
           if (plan.row_basis && scaled_depth > 0) sum.scale = coordinates;

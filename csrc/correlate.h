@@ -85,14 +85,13 @@ class Correlation {
         const A* packed = packed_at(group, b);
         if (last_) {
           const int64_t stride = panel_stride(p_.component_count * blocks_.width);
-          multiply(
-              Sum<A>{{outs, Left<A>::in_place(cotangent, outs, 1), {packed, outs * kBlockLanes<A>, kBlockLanes<A>}}},
-              points, columns, Output<A>{products, columns_, Output<A>::kByRow, zeros_.data()});
+          multiply(Sum<A>{{outs, {cotangent, Lie::kAlongDepth, outs}, {packed, outs * kBlockLanes<A>, kBlockLanes<A>}}},
+                   points, columns, Output<A>{products, columns_, Output<A>::kByRow, zeros_.data()});
           scratch.packer.points_major(batch, channel, width, scratch.segments, differences, differences, stride);
           dot_channels(points, width, products, differences, stride, scratch.gradient.data());
         } else {
-          multiply(Sum<A>{{outs, Left<A>::in_blocks(packed), {cotangent, line_block_stride<A>(outs), kBlockLanes<A>}}},
-                   columns, points, Output<A>{products, kTile, Output<A>::kByColumn, zeros_.data()});
+          multiply(Sum<A>{{outs, {packed}, {cotangent, line_block_stride<A>(outs), kBlockLanes<A>}}}, columns, points,
+                   Output<A>{products, kTile, Output<A>::kByColumn, zeros_.data()});
           scratch.packer.channels_major(batch, channel, width, scratch.segments, differences, differences);
           dot_lines(points, width, products, differences, scratch.gradient.data());
         }

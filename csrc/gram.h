@@ -131,8 +131,8 @@ class Gram {
         const int64_t c = group * p_.in_channels + blocks_.first(b), width = blocks_.size(b);
         A* block_sums = sums + group * group_size_ + blocks_.first(b) * rows_.total * columns_;
         // The reduction runs over points, so the panel is read along its other axis.
-        Left<A> left = Left<A>::in_place(scratch.panel.data(), 1, scratch.stride);
-        Left<A> differences = Left<A>::in_place(scratch.panel.data() + p_.identity * width, 1, scratch.stride);
+        Left<A> left{scratch.panel.data(), Lie::kAlongRows, scratch.stride};
+        Left<A> differences{scratch.panel.data() + p_.identity * width, Lie::kAlongRows, scratch.stride};
         if (last_) {
           scratch.packer.points_major(batch, c, width, scratch.segments, scratch.coefficients.data(),
                                       scratch.panel.data(), scratch.stride);
@@ -140,8 +140,9 @@ class Gram {
           scratch.packer.channels_major(batch, c, width, scratch.segments, scratch.coefficients.data(),
                                         scratch.panel.data());
           const int64_t lanes = kBlockLanes<A>, block_stride = line_block_stride<A>(rows_.product * width);
-          left = {scratch.panel.data(), lanes, 1, false, lanes, block_stride};
-          differences = {scratch.panel.data() + p_.identity * width * lanes, lanes, 1, false, lanes, block_stride};
+          left = {scratch.panel.data(), Lie::kAlongDepth, lanes, lanes, block_stride};
+          differences = {scratch.panel.data() + p_.identity * width * lanes, Lie::kAlongDepth, lanes, lanes,
+                         block_stride};
         }
         const auto add = [&](const Left<A>& factor, const Right<A>& cotangent, int64_t first_row, int64_t rows) {
           A* to = block_sums + first_row * width * columns_;

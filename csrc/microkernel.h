@@ -42,16 +42,24 @@ inline void for_row_blocks(int64_t rows, Body body) {
   if (row < rows) body(row, std::integral_constant<int, 1>());
 }
 
-// The left factor. Block rows that are packed for the kernel lie [block][k][row in block]. A k of more than k_block
-// goes on at the next multiple of k_block_stride.
+// Rows of a panel that fell on the same cache sets would evict each other: an odd number of cache lines. Panels of
+// usual depth have the same stride, so that the rows of a block have constant addresses.
+constexpr int64_t kPanelStride = kPanelDepth + 16;
+inline int64_t panel_stride(int64_t depth) { return depth <= kPanelDepth ? kPanelStride : round_up(depth, 32) + 16; }
+
+// How the left factor lies: packed for the micro-kernel, [block][k][row in block]; with k contiguous, the rows
+// kPanelStride or any stride apart; or with rows contiguous. Known at compile time.
+enum class Lie { kPacked, kPanel, kAlongDepth, kAlongRows };
+
+inline Lie lie_of_panel(int64_t stride) { return stride == kPanelStride ? Lie::kPanel : Lie::kAlongDepth; }
+
 template <class A>
 struct Left {
   const A* data;
-  int64_t row_stride, k_stride;
-  bool packed = false;
+  Lie lie = Lie::kPacked;
+  int64_t stride = 0;  // from row to row, or from k to k
+  // kAlongDepth: a k of more than k_block goes on at the next multiple of k_block_stride.
   int64_t k_block = 0, k_block_stride = 0;
-  static Left in_place(const A* data, int64_t row_stride, int64_t k_stride) { return {data, row_stride, k_stride}; }
-  static Left in_blocks(const A* data) { return {data, 1, 0, true}; }
 };
 
 // The right factor: columns are contiguous in each block of kBlockLanes.
@@ -89,28 +97,46 @@ struct Output {
   const A* start;  // of each column, of each row, or of each place of [row * start_stride + column]
   int64_t start_stride = 0;
 
-  template <class Load>
-  inline Vector<A> start_at(int64_t row, int64_t column, Load read) const {
-    if (start_kind == kByColumn) return read(start + column);
-    if (start_kind == kByRow) return broadcast(start[row]);
-    return read(start + row * start_stride + column);
+  template <int kRows, int kVectors>
+  inline void write(int64_t row, int64_t column, Vector<A> (&sum)[kRows][kVectors]) const {
+    // Copies: for all the compiler knows, a store could change the members.
+    const int64_t line = row_stride;
+    T* place = data + row * line + column;
+    const A* from = start + (start_kind == kSums ? row * start_stride : 0) + (start_kind == kByRow ? row : column);
+    if (start_kind == kByRow) {
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += broadcast(from[r]);
+      }
+    } else {
+      const int64_t step = start_kind == kSums ? start_stride : 0;
+      for (int r = 0; r < kRows; ++r, from += step) {
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += load(from + v * kLanes<A>);
+      }
+    }
+    for (int r = 0; r < kRows; ++r, place += line) {
+      for (int v = 0; v < kVectors; ++v) store(place + v * kLanes<A>, sum[r][v]);
+    }
   }
-  inline void write(int64_t row, int64_t column, Vector<A> sum) const {
-    store(data + row * row_stride + column, sum + start_at(row, column, [](const A* p) { return load(p); }));
-  }
+  // The first n lanes of one vector.
   inline void write_first(int64_t row, int64_t column, Vector<A> sum, int64_t n) const {
-    store_first(data + row * row_stride + column,
-                sum + start_at(row, column, [n](const A* p) { return load_first(p, n); }), n);
+    if (start_kind == kByRow) {
+      sum += broadcast(start[row]);
+    } else {
+      sum += load_first(start + (start_kind == kSums ? row * start_stride : 0) + column, n);
+    }
+    store_first(data + row * row_stride + column, sum, n);
   }
 };
 
-template <class A, int kRows, int kVectors>
+template <class A, Lie kLie, int kRows, int kVectors>
 inline void accumulate(const Product<A>& p, int64_t row, int64_t block, Vector<A> (&sum)[kRows][kVectors]) {
-  const int64_t row_stride = p.left.row_stride, k_stride = p.left.packed ? kRows : p.left.k_stride;
+  constexpr bool kAlongDepth = kLie == Lie::kAlongDepth || kLie == Lie::kPanel;
+  const int64_t row_stride = kLie == Lie::kPanel ? kPanelStride : kLie == Lie::kAlongDepth ? p.left.stride : 1;
+  const int64_t k_stride = kLie == Lie::kPacked ? kRows : kAlongDepth ? 1 : p.left.stride;
   const int64_t b_stride = p.right.k_stride;
-  const A* left = p.left.data + row * (p.left.packed ? p.depth : row_stride);
+  const A* left = p.left.data + row * (kLie == Lie::kPacked ? p.depth : row_stride);
   const A* b = p.right.data + block * p.right.block_stride;
-  const int64_t k_block = p.left.k_block ? p.left.k_block : p.depth;
+  const int64_t k_block = kLie == Lie::kAlongDepth && p.left.k_block ? p.left.k_block : p.depth;
   for (int64_t rest = p.depth; rest > 0; rest -= k_block, left += p.left.k_block_stride) {
     const int64_t depth = std::min(rest, k_block);
     const A* a = left;
@@ -126,24 +152,25 @@ inline void accumulate(const Product<A>& p, int64_t row, int64_t block, Vector<A
   }
 }
 
-template <class A, class T, int kRows, int kVectors>
+template <Lie kLie, int kRows, int kVectors, class A, class T>
 inline void multiply_block(const Sum<A>& s, int64_t row, int64_t block, int64_t rows, int64_t columns,
                            const Output<T>& out) {
   const int64_t column = block * kBlockLanes<A>;
-  Vector<A> sum[kRows][kVectors] = {};
+  Vector<A> sum[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector<A>{};
+  }
   if (s.scale) {
-    accumulate<A, kRows, kVectors>(s.first, row, block, sum);
+    accumulate<A, kLie, kRows, kVectors>(s.first, row, block, sum);
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
         sum[r][v] *= s.scale_rows ? broadcast(s.scale[row + r]) : load(s.scale + column + v * kLanes<A>);
       }
     }
   }
-  accumulate<A, kRows, kVectors>(s.second, row, block, sum);
+  accumulate<A, kLie, kRows, kVectors>(s.second, row, block, sum);
   if (row + kRows <= rows && column + kVectors * kLanes<A> <= columns) {
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVectors; ++v) out.write(row + r, column + v * kLanes<A>, sum[r][v]);
-    }
+    out.template write<kRows, kVectors>(row, column, sum);
     return;
   }
   for (int r = 0; r < kRows; ++r) {
@@ -157,33 +184,43 @@ inline void multiply_block(const Sum<A>& s, int64_t row, int64_t block, int64_t 
 // Which factor's block stays in the first-level cache while blocks of the other pass by.
 enum class Hold { kRight, kLeft };
 
-// All of a [rows, columns] product. The factors are padded to whole blocks, scales too; the output is not.
-template <class A, class T>
-void multiply(const Sum<A>& s, int64_t rows, int64_t columns, const Output<T>& out, Hold hold = Hold::kRight) {
+template <Lie kLie, class A, class T>
+void multiply_as(const Sum<A>& s, int64_t rows, int64_t columns, const Output<T>& out, Hold hold) {
   const int64_t blocks = divide_up(columns, kBlockLanes<A>);
   const bool half = blocks * kBlockLanes<A> - columns >= kLanes<A>;  // the last block has one vector
   const int64_t whole = blocks - half;
-  const auto two = [&](int64_t row, auto units, int64_t block) {
-    multiply_block<A, T, units * kUnit<2>, 2>(s, row, block, rows, columns, out);
-  };
   if (hold == Hold::kLeft) {
     for_row_blocks<2>(rows, [&](int64_t row, auto units) {
-      for (int64_t block = 0; block < whole; ++block) two(row, units, block);
+      for (int64_t block = 0; block < whole; ++block) {
+        multiply_block<kLie, units * kUnit<2>, 2>(s, row, block, rows, columns, out);
+      }
     });
   } else {
     for (int64_t block = 0; block < whole; ++block) {
-      for_row_blocks<2>(rows, [&](int64_t row, auto units) { two(row, units, block); });
+      for_row_blocks<2>(rows, [&](int64_t row, auto units) {
+        multiply_block<kLie, units * kUnit<2>, 2>(s, row, block, rows, columns, out);
+      });
     }
   }
   if (!half) return;
-  if (s.second.left.packed) {  // for blocks of two vectors
-    for_row_blocks<2>(rows, [&](int64_t row, auto units) {
-      multiply_block<A, T, units * kUnit<2>, 1>(s, row, whole, rows, columns, out);
-    });
-  } else {
-    for_row_blocks<1>(rows, [&](int64_t row, auto units) {
-      multiply_block<A, T, units * kUnit<1>, 1>(s, row, whole, rows, columns, out);
-    });
+  constexpr int kPackedFor = kLie == Lie::kPacked ? 2 : 1;
+  for_row_blocks<kPackedFor>(rows, [&](int64_t row, auto units) {
+    multiply_block<kLie, units * kUnit<kPackedFor>, 1>(s, row, whole, rows, columns, out);
+  });
+}
+
+// All of a [rows, columns] product. The factors are padded to whole blocks, scales too; the output is not.
+template <class A, class T>
+void multiply(const Sum<A>& s, int64_t rows, int64_t columns, const Output<T>& out, Hold hold = Hold::kRight) {
+  switch (s.second.left.lie) {
+    case Lie::kPacked:
+      return multiply_as<Lie::kPacked>(s, rows, columns, out, hold);
+    case Lie::kPanel:
+      return multiply_as<Lie::kPanel>(s, rows, columns, out, hold);
+    case Lie::kAlongDepth:
+      return multiply_as<Lie::kAlongDepth>(s, rows, columns, out, hold);
+    case Lie::kAlongRows:
+      return multiply_as<Lie::kAlongRows>(s, rows, columns, out, hold);
   }
 }
 

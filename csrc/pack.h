@@ -126,21 +126,23 @@ struct Packer {
  private:
   // `count` points whose neighbours advance by a step from each to the next.
   void run(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+    bool in_step = true;  // a tap outside the array stays on its zeros
+    for (int64_t j = 0; j < taps; ++j) in_step = in_step && (count == 1 || advance[j] == advance[taps]);
     if (kind == Panel::kTransposedBasis) return run_rows<Basis>(coefficients, width, count, out, stride);
-    if (central && kind == Panel::kDifferences) {
+    if (in_step && central && kind == Panel::kDifferences) {
       if (components == 1) return run_central<1, -1>(coefficients, width, count, out, stride);
       if (components == 2) return run_central<2, -1>(coefficients, width, count, out, stride);
       if (components == 3) return run_central<3, -1>(coefficients, width, count, out, stride);
     }
     if (kind == Panel::kDifferences) return run_rows<Differences>(coefficients, width, count, out, stride);
-    if (central && !one_tap_each) {
+    if (in_step && central && !one_tap_each) {
       if (components == 1) return run_generators<1>(coefficients, width, count, out, stride);
       if (components == 2) return run_generators<2>(coefficients, width, count, out, stride);
       if (components == 3) return run_generators<3>(coefficients, width, count, out, stride);
     }
-    if (one_tap_each && taps == 2) return run_few_taps<2>(coefficients, width, count, out, stride);
-    if (one_tap_each && taps == 4) return run_few_taps<4>(coefficients, width, count, out, stride);
-    if (one_tap_each && taps == 6) return run_few_taps<6>(coefficients, width, count, out, stride);
+    if (in_step && one_tap_each && taps == 2) return run_few_taps<2>(coefficients, width, count, out, stride);
+    if (in_step && one_tap_each && taps == 4) return run_few_taps<4>(coefficients, width, count, out, stride);
+    if (in_step && one_tap_each && taps == 6) return run_few_taps<6>(coefficients, width, count, out, stride);
     run_rows<Gather>(coefficients, width, count, out, stride);
   }
 
@@ -166,23 +168,26 @@ struct Packer {
   void run_central(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
     constexpr int kTaps = 2 * kComponents, kHeld = kGenerators > 0 ? kGenerators * kComponents : 1;
     const S* tap[kTaps + 1];
-    int64_t step[kTaps + 1];
     Vector<A> weight[kComponents];
-    for (int j = 0; j <= kTaps; ++j) tap[j] = neighbour[j], step[j] = advance[j];
+    for (int j = 0; j <= kTaps; ++j) tap[j] = neighbour[j];
+    const int64_t step = advance[kTaps];
     for (int a = 0; a < kComponents; ++a) weight[a] = broadcast(weights[2 * a + 1]);
     const bool with_identity = identity;
     const int64_t generators = problem.generators;
-    for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride) {
+    int64_t at = 0;
+    for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride, at += step) {
       Vector<A> held[kHeld];
       for (int q = 0; kGenerators > 0 && q < kHeld; ++q) held[q] = broadcast(coefficients[q * kTile]);
       const auto rows = [&](int64_t c, auto read, auto write) {
         A* row = out + c;
         if (with_identity) {
-          write(row, read(tap[kTaps] + c));
+          write(row, read(tap[kTaps] + at + c));
           row += width;
         }
         Vector<A> d[kComponents];
-        for (int a = 0; a < kComponents; ++a) d[a] = weight[a] * (read(tap[2 * a + 1] + c) - read(tap[2 * a] + c));
+        for (int a = 0; a < kComponents; ++a) {
+          d[a] = weight[a] * (read(tap[2 * a + 1] + at + c) - read(tap[2 * a] + at + c));
+        }
         if (kGenerators < 0) {
           for (int a = 0; a < kComponents; ++a) write(row + a * width, d[a]);
         } else if (kGenerators > 0) {
@@ -201,7 +206,6 @@ struct Packer {
         }
       };
       for_lanes(width, rows);
-      for (int j = 0; j <= kTaps; ++j) tap[j] += step[j];
     }
   }
 
@@ -308,19 +312,20 @@ struct Packer {
   template <int kTaps, int kCount>
   void run_taps(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
     const S* tap[kTaps + 1];
-    int64_t step[kTaps + 1];
-    for (int j = 0; j <= kTaps; ++j) tap[j] = neighbour[j], step[j] = advance[j];
+    for (int j = 0; j <= kTaps; ++j) tap[j] = neighbour[j];
+    const int64_t step = advance[kTaps];
     const bool with_identity = identity;
     const int64_t generators = problem.generators;
-    for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride) {
+    int64_t at = 0;
+    for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride, at += step) {
       for_lanes(width, [&](int64_t c, auto read, auto write) {
         A* row = out + c;
         if (with_identity) {
-          write(row, read(tap[kTaps] + c));
+          write(row, read(tap[kTaps] + at + c));
           row += width;
         }
         Vector<A> f[kTaps];
-        for (int j = 0; j < kTaps; ++j) f[j] = read(tap[j] + c);
+        for (int j = 0; j < kTaps; ++j) f[j] = read(tap[j] + at + c);
         const A* v = coefficients;
         const auto rows = [&](auto number) {
           for (int g = 0; g < number; ++g, v += kTaps * kTile, row += width) {
@@ -337,7 +342,6 @@ struct Packer {
           for (; i < generators; ++i) rows(std::integral_constant<int, 1>());
         }
       });
-      for (int j = 0; j <= kTaps; ++j) tap[j] += step[j];
     }
   }
 

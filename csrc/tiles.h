@@ -45,9 +45,6 @@ struct ChannelBlocks {
   int64_t size(int64_t block) const { return std::min(width, channels - block * width); }
 };
 
-// Rows of the panel that fall on the same cache sets would evict each other.
-inline int64_t panel_stride(int64_t depth) { return round_up(depth, 16) + 16; }
-
 inline bool channels_last(const View& v) { return v.channel_stride == 1 && v.stride[2] != 1; }
 
 // The step from each point to the next in row-major order, where it is the same all over; -1 otherwise.
