@@ -43,15 +43,19 @@ inline void for_row_blocks(int64_t rows, Body body) {
 }
 
 // Rows of a panel that fell on the same cache sets would evict each other: an odd number of cache lines. Panels of
-// usual depth have the same stride, so that the rows of a block have constant addresses.
-constexpr int64_t kPanelStride = kPanelDepth + 16;
-inline int64_t panel_stride(int64_t depth) { return depth <= kPanelDepth ? kPanelStride : round_up(depth, 32) + 16; }
+// usual depth have one of two strides, so that the rows of a block have constant addresses.
+constexpr int64_t kNarrowStride = 64 + 16, kPanelStride = kPanelDepth + 16;
+inline int64_t panel_stride(int64_t depth) {
+  return depth <= 64 ? kNarrowStride : depth <= kPanelDepth ? kPanelStride : round_up(depth, 32) + 16;
+}
 
 // How the left factor lies: packed for the micro-kernel, [block][k][row in block]; with k contiguous, the rows
-// kPanelStride or any stride apart; or with rows contiguous. Known at compile time.
-enum class Lie { kPacked, kPanel, kAlongDepth, kAlongRows };
+// kNarrowStride, kPanelStride or any stride apart; or with rows contiguous. Known at compile time.
+enum class Lie { kPacked, kNarrowPanel, kPanel, kAlongDepth, kAlongRows };
 
-inline Lie lie_of_panel(int64_t stride) { return stride == kPanelStride ? Lie::kPanel : Lie::kAlongDepth; }
+inline Lie lie_of_panel(int64_t stride) {
+  return stride == kNarrowStride ? Lie::kNarrowPanel : stride == kPanelStride ? Lie::kPanel : Lie::kAlongDepth;
+}
 
 template <class A>
 struct Left {
@@ -130,8 +134,11 @@ struct Output {
 
 template <class A, Lie kLie, int kRows, int kVectors>
 inline void accumulate(const Product<A>& p, int64_t row, int64_t block, Vector<A> (&sum)[kRows][kVectors]) {
-  constexpr bool kAlongDepth = kLie == Lie::kAlongDepth || kLie == Lie::kPanel;
-  const int64_t row_stride = kLie == Lie::kPanel ? kPanelStride : kLie == Lie::kAlongDepth ? p.left.stride : 1;
+  constexpr bool kAlongDepth = kLie == Lie::kAlongDepth || kLie == Lie::kPanel || kLie == Lie::kNarrowPanel;
+  const int64_t row_stride = kLie == Lie::kPanel         ? kPanelStride
+                             : kLie == Lie::kNarrowPanel ? kNarrowStride
+                             : kLie == Lie::kAlongDepth  ? p.left.stride
+                                                         : 1;
   const int64_t k_stride = kLie == Lie::kPacked ? kRows : kAlongDepth ? 1 : p.left.stride;
   const int64_t b_stride = p.right.k_stride;
   const A* left = p.left.data + row * (kLie == Lie::kPacked ? p.depth : row_stride);
@@ -215,6 +222,8 @@ void multiply(const Sum<A>& s, int64_t rows, int64_t columns, const Output<T>& o
   switch (s.second.left.lie) {
     case Lie::kPacked:
       return multiply_as<Lie::kPacked>(s, rows, columns, out, hold);
+    case Lie::kNarrowPanel:
+      return multiply_as<Lie::kNarrowPanel>(s, rows, columns, out, hold);
     case Lie::kPanel:
       return multiply_as<Lie::kPanel>(s, rows, columns, out, hold);
     case Lie::kAlongDepth:

@@ -81,6 +81,7 @@ struct Packer {
       while (static_cast<int64_t>(first_tap.size()) <= component) first_tap.push_back(j);
     }
     first_tap.resize(components + 1, taps);
+    find_leaders();
     for (int64_t a = 0; a < components; ++a) {
       const int64_t j = first_tap[a];
       central = central && first_tap[a + 1] == j + 2 && p.tap_weights[j] == -p.tap_weights[j + 1];
@@ -360,6 +361,8 @@ struct Packer {
     for (int64_t c = 0; c < width; ++c) {
       const S* base =
           static_cast<const S*>(source.data) + batch * source.batch_stride + (channel + c) * source.channel_stride;
+      if (c + 1 < width) fetch_lines(base + source.channel_stride, segments[0]);
+      std::fill(wide_line_filled_.begin(), wide_line_filled_.end(), false);
       for (int64_t j = identity ? taps : taps - 1; j >= 0; --j) line_[j] = find_line(base, j, segments);
       A* out = panel + c * kBlockLanes<A>;
       depth_ = panel_rows(problem, kind, identity) * width;
@@ -469,19 +472,76 @@ struct Packer {
     });
   }
 
-  // What tap j sees at the points of the tile, for one channel: the data where they lie so, else a copy.
+  // What tap j sees at the points of the tile, for one channel: the data where they lie so, else a copy; taps that see
+  // the same row share one.
   const A* find_line(const S* base, int64_t j, const std::vector<Segment>& segments) {
-    if constexpr (std::is_same_v<S, A>) {
-      const Segment& s = segments[0];
-      const AxisTap& axis = near.at(j, 2);
-      if (segments.size() == 1 && row_offsets_[j] >= 0 && axis.slope() * source.stride[2] == 1 &&
-          axis.regular(s.x, s.length)) {
-        return base + row_offsets_[j] + s.x + axis.shift;
+    const Segment& s = segments[0];
+    const AxisTap& axis = near.at(j, 2);
+    if (segments.size() == 1 && row_offsets_[j] >= 0 && axis.slope() * source.stride[2] == 1) {
+      if constexpr (std::is_same_v<S, A>) {
+        if (axis.regular(s.x, s.length)) return base + row_offsets_[j] + s.x + axis.shift;
       }
+      if (axis.step == 1 && reach_[row_leader_[j]] <= kReach) return find_wide_line(base, j, s);
     }
     A* line = lines.data() + j * kTile;
     read_line(base, j, segments, line);
     return line;
+  }
+
+  static constexpr int64_t kReach = 16;
+  std::vector<int64_t> row_leader_;  // of each tap: the first one that sees the same row
+  std::vector<int64_t> reach_;       // of each leader: how far the taps of its row go along it
+  std::vector<A> wide_lines_;
+  std::vector<bool> wide_line_filled_;
+
+  void find_leaders() {
+    for (int64_t j = 0; j <= taps; ++j) {
+      int64_t leader = 0;
+      while (near.at(leader, 0).tap != near.at(j, 0).tap || near.at(leader, 1).tap != near.at(j, 1).tap) ++leader;
+      row_leader_.push_back(leader);
+      reach_.push_back(0);
+      reach_[leader] = std::max(reach_[leader], std::abs(near.at(j, 2).tap));
+    }
+    wide_lines_.resize((taps + 1) * (kTile + 2 * kReach));
+    wide_line_filled_.resize(taps + 1);
+  }
+
+  // The row that tap j sees, with as many points beyond the tile on both sides as its taps reach.
+  const A* find_wide_line(const S* base, int64_t j, const Segment& s) {
+    const int64_t leader = row_leader_[j], reach = reach_[leader], tap = near.at(j, 2).tap;
+    const AxisTap& axis = near.at(taps, 2);  // tap 0
+    A* line = wide_lines_.data() + leader * (kTile + 2 * kReach) + kReach;
+    if (!wide_line_filled_[leader]) {
+      wide_line_filled_[leader] = true;
+      const S* values = base + row_offsets_[j];
+      const int64_t first = -reach, last = s.length + reach;
+      const int64_t begin = std::clamp(axis.begin - s.x, first, last), end = std::clamp(axis.end - s.x, begin, last);
+      const auto edge = [&](int64_t x) {
+        const int64_t at = axis.source(s.x + x);
+        return at < 0 ? A(0) : to_accumulate(values[at]);
+      };
+      const S* inside = values + s.x + axis.shift;
+      for (int64_t x = first; x < begin; ++x) line[x] = edge(x);
+      int64_t x = begin;
+      for (; x + kLanes<A> <= end; x += kLanes<A>) store(line + x, load(inside + x));
+      for (; x < end; ++x) line[x] = to_accumulate(inside[x]);
+      for (x = end; x < last; ++x) line[x] = edge(x);
+    }
+    return line + (near.transposed ? -tap : tap);
+  }
+
+  // Pieces of a row are too short for the hardware to foresee those of the next channel.
+  void fetch_lines(const S* base, const Segment& s) const {
+    for (int64_t j = 0; j <= taps; ++j) {
+      if (row_offsets_[j] < 0 || row_leader_[j] != j) continue;
+      const int64_t x = near.at(taps, 2).source(s.x);
+      if (x < 0) continue;
+      const S* row = base + row_offsets_[j] + x * source.stride[2];
+      const int64_t bytes = s.length * near.at(taps, 2).slope() * static_cast<int64_t>(sizeof(S));
+      for (int64_t at = 0; source.stride[2] == 1 && at < bytes; at += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(row) + at);
+      }
+    }
   }
 
   // What tap j sees at the points of the tile, for one channel.
@@ -557,7 +617,22 @@ void pack_points_major(const View& v, int64_t batch, int64_t channel, int64_t wi
         for (; c < width; ++c) out[x * stride + c] = to_accumulate(at[c]);
       }
     } else {
-      for (int64_t c = 0; c < width; ++c) {
+      int64_t c = 0;
+      for (; v.stride[2] == 1 && c + kLanes<A> <= width; c += kLanes<A>) {
+        int64_t x = 0;
+        for (; x + kLanes<A> <= s.length; x += kLanes<A>) {
+          Vector<A> square[kLanes<A>];
+          for (int k = 0; k < kLanes<A>; ++k) square[k] = load(row + (c + k) * v.channel_stride + x);
+          transpose<A>(square);
+          for (int k = 0; k < kLanes<A>; ++k) store(out + (x + k) * stride + c, square[k]);
+        }
+        for (; x < s.length; ++x) {
+          for (int k = 0; k < kLanes<A>; ++k) {
+            out[x * stride + c + k] = to_accumulate(row[(c + k) * v.channel_stride + x]);
+          }
+        }
+      }
+      for (; c < width; ++c) {
         for (int64_t x = 0; x < s.length; ++x) {
           out[x * stride + c] = to_accumulate(row[c * v.channel_stride + x * v.stride[2]]);
         }

@@ -265,6 +265,34 @@ inline Vector<A> sum_pairs(Vector<A> a, Vector<A> b) {
   return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
 }
 
+// The lanes of a and b in turn: the first halves (low) or the second ones.
+template <class A>
+inline Vector<A> interleave(Vector<A> a, Vector<A> b, bool low) {
+  typedef typename std::conditional<sizeof(A) == 4, int32_t, int64_t>::type Index;
+  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
+  constexpr int n = kLanes<A>;
+  Indices first = {}, second = {};
+  for (int k = 0; k < n; ++k) {
+    first[k] = k / 2 + (k % 2) * n;
+    second[k] = first[k] + n / 2;
+  }
+  return low ? __builtin_shuffle(a, b, first) : __builtin_shuffle(a, b, second);
+}
+
+// Rows become columns: as many perfect shuffles of the whole square as its size has bits.
+template <class A>
+inline void transpose(Vector<A> (&rows)[kLanes<A>]) {
+  constexpr int n = kLanes<A>;
+  for (int bit = 1; bit < n; bit *= 2) {
+    Vector<A> next[n];
+    for (int k = 0; k < n / 2; ++k) {
+      next[2 * k] = interleave<A>(rows[k], rows[k + n / 2], true);
+      next[2 * k + 1] = interleave<A>(rows[k], rows[k + n / 2], false);
+    }
+    for (int k = 0; k < n; ++k) rows[k] = next[k];
+  }
+}
+
 // Lane k: the sum of the lanes of vectors[k].
 template <class A>
 inline Vector<A> sum_each(Vector<A> (&vectors)[kLanes<A>]) {

@@ -60,14 +60,16 @@ inline int64_t even_stride(const View& v, const int64_t extent[kAxes]) {
 }
 
 // The tiles of one sample: kTile consecutive points each; or pieces of a row, which share what depends on the row and
-// which channels-first data can be read from in place.
+// which channels-first data can be read from in place, worth it where little is lost to padding.
 struct Tiles {
   enum Cut { kAnywhere, kAtLongRows, kAtRows };
   const int64_t* extent;
   int64_t points, width, per_row, count;
   Tiles(const int64_t* extent_, Cut cut) : extent(extent_), points(extent[0] * extent[1] * extent[2]) {
-    if (cut == kAtRows || (cut == kAtLongRows && 2 * extent[2] >= kTile)) {
-      width = std::min(kTile, round_up(divide_up(extent[2], divide_up(extent[2], kTile)), int64_t{kBlockLanes<float>}));
+    constexpr int64_t lanes = kBlockLanes<float>;
+    const bool long_rows = extent[2] >= 32 && 8 * (round_up(extent[2], lanes) - extent[2]) <= extent[2];
+    if (cut == kAtRows || (cut == kAtLongRows && long_rows)) {
+      width = std::min(kTile, round_up(divide_up(extent[2], divide_up(extent[2], kTile)), lanes));
       per_row = divide_up(extent[2], width);
       count = extent[0] * extent[1] * per_row;
     } else {
