@@ -361,7 +361,7 @@ struct Packer {
     for (int64_t c = 0; c < width; ++c) {
       const S* base =
           static_cast<const S*>(source.data) + batch * source.batch_stride + (channel + c) * source.channel_stride;
-      if (c + 1 < width) fetch_lines(base + source.channel_stride, segments[0]);
+      if (c + kAhead < width) fetch_lines(base + kAhead * source.channel_stride, segments[0]);
       std::fill(wide_line_filled_.begin(), wide_line_filled_.end(), false);
       for (int64_t j = identity ? taps : taps - 1; j >= 0; --j) line_[j] = find_line(base, j, segments);
       A* out = panel + c * kBlockLanes<A>;
@@ -398,11 +398,10 @@ struct Packer {
       }
       return;
     }
-    int64_t i = 0;
-    for (; i + 4 <= problem.generators; i += 4) gather_lines<4>(coefficients, i, points, row_stride, out);
-    if (problem.generators - i == 3) return gather_lines<3>(coefficients, i, points, row_stride, out);
-    if (problem.generators - i == 2) return gather_lines<2>(coefficients, i, points, row_stride, out);
-    if (problem.generators - i == 1) return gather_lines<1>(coefficients, i, points, row_stride, out);
+    if (one_tap_each && taps == 2) return gather_all_lines<2>(coefficients, points, row_stride, out);
+    if (one_tap_each && taps == 4) return gather_all_lines<4>(coefficients, points, row_stride, out);
+    if (one_tap_each && taps == 6) return gather_all_lines<6>(coefficients, points, row_stride, out);
+    gather_all_lines<0>(coefficients, points, row_stride, out);
   }
 
   // body(x, read) for the points x, x + kLanes, ..., where `read` does not reach past the last point.
@@ -457,15 +456,26 @@ struct Packer {
     }
   }
 
-  template <int kCount>
+  template <int kTaps>
+  void gather_all_lines(const A* coefficients, int64_t points, int64_t row_stride, A* out) const {
+    int64_t i = 0;
+    for (; i + 4 <= problem.generators; i += 4) gather_lines<kTaps, 4>(coefficients, i, points, row_stride, out);
+    if (problem.generators - i == 3) return gather_lines<kTaps, 3>(coefficients, i, points, row_stride, out);
+    if (problem.generators - i == 2) return gather_lines<kTaps, 2>(coefficients, i, points, row_stride, out);
+    if (problem.generators - i == 1) return gather_lines<kTaps, 1>(coefficients, i, points, row_stride, out);
+  }
+
+  // kTaps: of one_tap_each; 0 for any number and kind of components.
+  template <int kTaps, int kCount>
   void gather_lines(const A* coefficients, int64_t i, int64_t points, int64_t row_stride, A* out) const {
-    const int64_t count = components, each = components * kTile;
-    const bool plain = one_tap_each;
+    const int64_t count = kTaps ? kTaps : components, each = count * kTile;
+    const A* line[kTaps + 1];
+    for (int j = 0; j < kTaps; ++j) line[j] = line_[j];
     for_points(points, [&](int64_t x, auto read) {
       Vector<A> sum[kCount] = {};
       const A* v = coefficients + i * each + x;
       for (int64_t a = 0; a < count; ++a, v += kTile) {
-        const Vector<A> d = plain ? read(line_[a] + x) : difference(a, [&](int64_t j) { return read(line_[j] + x); });
+        const Vector<A> d = kTaps ? read(line[a] + x) : difference(a, [&](int64_t j) { return read(line_[j] + x); });
         for (int g = 0; g < kCount; ++g) sum[g] += load(v + g * each) * d;
       }
       for (int g = 0; g < kCount; ++g) store(out + (i + g) * row_stride + place(x), sum[g]);
@@ -530,7 +540,9 @@ struct Packer {
     return line + (near.transposed ? -tap : tap);
   }
 
-  // Pieces of a row are too short for the hardware to foresee those of the next channel.
+  static constexpr int64_t kAhead = 2;
+
+  // Pieces of a row are too short for the hardware to foresee those of the next channels.
   void fetch_lines(const S* base, const Segment& s) const {
     for (int64_t j = 0; j <= taps; ++j) {
       if (row_offsets_[j] < 0 || row_leader_[j] != j) continue;

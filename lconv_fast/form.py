@@ -124,6 +124,11 @@ def _gradients(
     """u contracted with the derivatives of a partial in its slots, None where not needed."""
     full = _filled(slots, empty, u)
     result: list[Tensor | None] = [None] * 4
+    if empty != S and needed[S] and _affine_basis_pays(geometry, full, needed[W] and empty != W):
+        result[S], weight_gradient = _affine_gradients(full, geometry, identity)
+        if needed[W] and empty != W:
+            result[W] = weight_gradient
+        needed = [k in (F, G) and needed[k] for k in range(4)]
     for slot in range(4):
         value = slots[slot]
         if slot == empty or value is None or not needed[slot]:
@@ -131,6 +136,30 @@ def _gradients(
         gradient = partial(slot, _filled(full, slot, None), geometry, identity and empty != S)
         result[slot] = gradient.to(value.dtype)
     return result
+
+
+def _affine_basis_pays(geometry: Geometry, full: Slots, with_weight: bool) -> bool:
+    """Whether one gram in the basis x_b d_a, d_a, whose rows take 2 n + 1 products with C_in x C_out matrices a point,
+    beats n_L products for dQ/ds and n_L + 1 for dQ/dW. Half types keep their float32 dQ/ds."""
+    s, f = full[S], full[F]
+    if KINDS[geometry.kind] != "affine" or s is None or f is None or f.dtype not in (torch.float32, torch.float64):
+        return False
+    count, ndim = s.shape[0], len(geometry.spatial)
+    return 2 * ndim + 1 < count + (min(count, 2 * ndim) + 1 if with_weight else 0)
+
+
+def _affine_gradients(full: Slots, geometry: Geometry, identity: bool) -> tuple[Tensor, Tensor]:
+    """dQ/ds and dQ/dW of affine coefficients s[i,a,b], contractions of G_ab = dQ/dW in the basis E_ab:
+    dQ/ds[i,a,b] = <W_i, G_ab>,  dQ/dW_i = sum_ab s[i,a,b] G_ab."""
+    s, f, w, g = full
+    assert s is not None and w is not None
+    size = s.shape[1] * s.shape[2]
+    basis = torch.eye(size, dtype=s.dtype, device=s.device).reshape(size, *s.shape[1:])
+    found = partial(W, (basis, f, None, g), geometry, identity)
+    places = found[1:].reshape(size, -1)
+    s_gradient = (w[1:].reshape(s.shape[0], -1) @ places.t()).reshape(s.shape)
+    w_gradient = torch.cat([found[:1], (s.reshape(-1, size) @ places).reshape(w[1:].shape)])
+    return s_gradient, w_gradient
 
 
 def _bias_gradient(u: Tensor) -> Tensor:
