@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,17 +36,22 @@ class Case:
         return lc.AffineGenerators.named(self.basis, self.ndim).num_generators
 
     @property
+    def points(self) -> int:
+        return self.batch * math.prod(self.size)
+
+    @property
     def flops(self) -> int:
-        """Of the product over the (n_L + 1) C deep inner dimension, which is all that has to be computed."""
-        return 2 * self.batch * torch.Size(self.size).numel() * (self.count + 1) * self.channels**2
+        """Of the product over the (n_L + 1) C deep inner dimension, as eq. (17) counts it."""
+        return 2 * self.points * (self.count + 1) * self.channels**2
 
     def generators(self) -> lc.Generators:
+        """Learnable, with numbers in float32 (float64 in the reference)."""
         if self.kind == "affine":
-            return lc.AffineGenerators.named(self.basis, self.ndim)
+            return lc.AffineGenerators.named(self.basis, self.ndim, learnable=True)
         if self.kind == "field":
-            return lc.FieldGenerators(torch.randn(self.count, self.ndim, *self.size))
+            return lc.FieldGenerators(torch.randn(self.count, self.ndim, *self.size), learnable=True)
         taps = [[sign * (a == b) for b in range(self.ndim)] for a in range(self.ndim) for sign in (-1, 1)]
-        return lc.StencilGenerators(torch.randn(self.count, len(taps), *self.size), taps)
+        return lc.StencilGenerators(torch.randn(self.count, len(taps), *self.size), taps, learnable=True)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Input, weight, and the gradient that comes in."""
@@ -58,26 +64,39 @@ class Case:
 
 SMALL = [
     Case("affine", (128, 128), 2, 64),
+    Case("affine", (128, 128), 2, 64, "translation"),
     Case("affine", (128, 128), 2, 64, "affine"),
     Case("field", (128, 128), 2, 64),
     Case("stencil", (128, 128), 2, 64),
     Case("affine", (128, 128), 2, 64, channels_last=False),
     Case("affine", (128, 128), 4, 32),
     Case("affine", (128, 128), 4, 16),
-    Case("affine", (128, 128), 4, 8),
+    Case("affine", (128, 128), 8, 8),
     Case("affine", (64, 64), 1, 16),
-    Case("affine", (32, 32, 32), 1, 32),
+    Case("affine", (32, 32, 32), 1, 32, "affine"),
     Case("affine", (128, 128), 2, 64, dtype=torch.bfloat16),
 ]
 FULL = SMALL + [
-    Case(kind, (256, 256), 4, channels, basis, channels_last=last)
+    Case(kind, (256, 256), 2, channels, basis, channels_last=last)
     for kind in ("affine", "field", "stencil")
     for basis in ("translation", "se", "affine")
-    for channels in (16, 32, 64, 128)
+    for channels in (8, 16, 32, 64, 128)
     for last in (True, False)
 ]
 FULL += [
+    Case("affine", (64, 64), 32, 64),
+    Case("affine", (64, 64), 1, 64),
     Case("affine", (1024, 1024), 1, 32),
     Case("affine", (65536,), 4, 64, "affine"),
+    Case("affine", (65536,), 4, 64, "scaling"),
+    Case("field", (65536,), 4, 32, "affine"),
     Case("affine", (64, 64, 64), 1, 32, "affine"),
+    Case("affine", (96, 96, 96), 1, 16, "se"),
+    Case("field", (32, 32, 32), 2, 64, "se"),
+    Case("stencil", (48, 48, 48), 1, 32, "se"),
+    Case("field", (128, 128), 4, 32, dtype=torch.bfloat16),
+    Case("stencil", (128, 128), 4, 32, dtype=torch.bfloat16, channels_last=False),
 ]
+# One layer at growing sizes: cost against points.
+GROWTH = [Case("affine", (size, size), 1, 16) for size in (16, 32, 64, 128, 256, 512)]
+SELECTIONS = {"small": SMALL, "full": FULL, "growth": GROWTH}

@@ -35,8 +35,9 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
 
   parallel_for(tasks.count, [&](int64_t begin, int64_t end) {
     const int64_t depth = rows * blocks.width, stride = panel_stride(depth);
-    const Workspace<A> coefficients(slots * kTile), panel(last ? kTile * stride : line_panel_size<A>(depth)),
-        sums(own_sums ? kTile * columns : 0), row_factor(plan.row_basis ? factor.size() : 0);
+    const Workspace<A> coefficients(slots * kTile, Start::kAny),
+        panel(last ? kTile * stride : line_panel_size<A>(depth), Start::kAny),
+        sums(own_sums ? kTile * columns : 0, Start::kAny), row_factor(plan.row_basis ? factor.size() : 0, Start::kAny);
     const A* coordinates = coefficients.data() + (transposed ? p.tap_count() * kTile : 0);
     if (plan.row_basis) std::copy_n(factor.main(0, 0), factor.size(), row_factor.data());
     Packer<S> packer(p, near, source, kind, p.identity, blocks.width);

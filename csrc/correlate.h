@@ -41,7 +41,7 @@ class Correlation {
     std::vector<Segment> segments;
     explicit Scratch(const Correlation& c)
         : cotangent(c.last_ ? kTile * c.p_.out_channels : line_panel_size<A>(c.p_.out_channels)),
-          products(kTile * c.columns_),
+          products(kTile * c.columns_, Start::kAny),
           differences(c.last_ ? kTile * panel_stride(c.p_.component_count * c.blocks_.width)
                               : line_panel_size<A>(c.p_.component_count * c.blocks_.width)),
           gradient(c.slots() * kTile),

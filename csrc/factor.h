@@ -96,7 +96,7 @@ class LayerFactor {
       return;
     }
     const int n = p_.ndim;
-    const Workspace<A> one(width * columns_);
+    const Workspace<A> one(width * columns_, Start::kAny);
     A* scaled = scaled_.data() + (g * ins_ + c) * scaled_rows_ * columns_;
     A* per_row = per_row_at(g, c);
     const int64_t part = n * width * columns_;  // P, then P_y, then P_z

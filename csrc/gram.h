@@ -77,7 +77,7 @@ class Gram {
     explicit Scratch(const Gram& k)
         : depth(k.rows_.product * k.blocks_.width),
           stride(panel_stride(depth + kBlockRows<2>)),
-          coefficients(std::max<int64_t>(1, k.p_.generators * k.p_.component_count) * kTile),
+          coefficients(std::max<int64_t>(1, k.p_.generators * k.p_.component_count) * kTile, Start::kAny),
           panel(std::max(kTile * stride, (depth + kBlockRows<2>)*kTile)),
           cotangent(kTile * k.columns_),
           scaled(k.basis_ ? kTile * k.columns_ : 0),

@@ -12,15 +12,18 @@ namespace lconv_fast::LCONV_ISA {
 
 static_assert(kTile % kBlockRows<1> == 0 && kTile % kBlockRows<2> == 0 && kTile % kBlockLanes<float> == 0);
 
-// Zero-initialised workspace, aligned to a cache line.
+// Workspace aligned to a cache line: zero, or as it comes where all that counts is written before it is read (padding
+// is computed with and thrown away).
+enum class Start { kZero, kAny };
+
 template <class A>
 class Workspace {
  public:
-  explicit Workspace(int64_t count) {
+  explicit Workspace(int64_t count, Start start = Start::kZero) {
     const size_t bytes = static_cast<size_t>(round_up(std::max<int64_t>(count, 1) * sizeof(A), 64));
     data_.reset(static_cast<A*>(std::aligned_alloc(64, bytes)));
     if (!data_) throw std::bad_alloc();
-    std::memset(static_cast<void*>(data_.get()), 0, bytes);
+    if (start == Start::kZero) std::memset(static_cast<void*>(data_.get()), 0, bytes);
   }
   A* data() const { return data_.get(); }
 

@@ -1,4 +1,4 @@
-"""The `lconv-fast` command: `info` and `demo`."""
+"""The `lconv-fast` command: `info`, `demo` and `bench`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,26 @@ def info() -> None:
     for name, value in information().items():
         table.add_row(name, value)
     console.print(table)
+
+
+@app.command()
+def bench(
+    full: Annotated[bool, typer.Option("--full", help="All cases, not the small selection.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default PyTorch's number.")] = None,
+    compiled: Annotated[bool, typer.Option(help="Measure torch.compile of the composed form too.")] = True,
+    seconds: Annotated[float, typer.Option(min=0.0, help="For each case and operator.")] = 2.0,
+    only: Annotated[str, typer.Option(help="Only cases whose text holds this.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for the page and the raw numbers.")] = None,
+) -> None:
+    """Verifies and times the layer against everything else that computes it, and lists where it is slower."""
+    try:
+        from lconv_fast_bench.__main__ import run
+    except ModuleNotFoundError as missing:
+        _fail_missing(missing)
+    try:
+        run("full" if full else "small", threads=threads, compiled=compiled, seconds=seconds, only=only, out=out)
+    except ArithmeticError as wrong:
+        sys.exit(f"lconv-fast: {wrong}")
 
 
 def information() -> dict[str, str]:

@@ -1,0 +1,134 @@
+"""What a layer will do with an input, before it does it: the path of each operator, its arithmetic and its memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lconv_fast import _C, form
+from lconv_fast.generators import GridGenerators
+from lconv_fast.ops.schema import output_size
+
+PATHS = {False: "direct: one product for each generator", True: "basis of a row: products for each axis (csrc/plan.h)"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator of the layer."""
+
+    operator: str
+    path: str
+    products: int  # with C_in x C_out matrices for each point
+    flops: int  # of these products, a multiplication and an addition counted as two
+    bytes_read: int  # of the arguments, each once
+    bytes_written: int  # of the result
+    alternative: float  # cost of the path not taken, relative to the one taken; inf: there is none
+
+
+@dataclass(frozen=True)
+class Explanation:
+    layer: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    capability: str
+    steps: tuple[Step, ...]
+    bytes_held: int  # for backward, beyond input, weight and bias
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.layer}: {self.input_shape} -> {self.output_shape}, CPU kernels: {self.capability}",
+            f"held for backward beyond the arguments: {self.bytes_held} bytes",
+        ]
+        for step in self.steps:
+            other = (
+                "" if math.isinf(step.alternative) else f"; the other way would cost {step.alternative:.2f} times that"
+            )
+            lines += [
+                f"{step.operator}: {step.path}",
+                f"    {step.products} products a point, {step.flops / 1e9:.3f} GFLOP{other}",
+                f"    reads {step.bytes_read / 1e6:.1f} MB, writes {step.bytes_written / 1e6:.1f} MB",
+            ]
+        return "\n".join(lines)
+
+
+def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> Explanation:
+    """Prints, and returns, how a layer works on an input of this shape on the CPU.
+
+    For the forward pass and for each gradient: the path chosen, by the costs that the kernels themselves compare, its
+    products with C_in x C_out matrices, FLOPs, bytes of arguments and results; and the bytes held for backward.
+
+    Args:
+        layer: LConv1d, LConv2d or LConv3d with generators on a grid.
+        input_shape: (N, C_in, *spatial) or unbatched (C_in, *spatial).
+        dtype: of the input; by default that of the layer's weight.
+
+    Raises:
+        TypeError: not such a layer.
+        ValueError: a shape that the layer does not take.
+    """
+    generators = getattr(layer, "generators", None)
+    if not isinstance(generators, GridGenerators):
+        raise TypeError(f"explain: expected a layer with generators on a grid, got {type(layer).__name__}")
+    shape = tuple(int(size) for size in input_shape)
+    ndim = generators.ndim
+    if len(shape) not in (ndim + 1, ndim + 2) or shape[-ndim - 1] != layer.in_channels or min(shape[-ndim:]) < 1:
+        raise ValueError(
+            f"explain: expected a shape (N, {layer.in_channels}, *spatial) with {ndim} spatial axes, got {shape}"
+        )
+    spatial, batch = shape[-ndim:], shape[0] if len(shape) == ndim + 2 else 1
+    stencil = generators.stencil(spatial)
+    # A transposed basis computes all points and keeps some.
+    stride = [1] * ndim if stencil.transposed else list(layer.stride)
+    geometry = form.Geometry.of(stencil, stride, layer.groups)
+    coefficients = generators.coefficients()
+    count = generators.num_generators
+    plans = _C.plan(geometry.kind, count, geometry.taps, geometry.components, list(spatial), stride, batch)
+    if stencil.transposed:  # L_i^T f is the gradient's operator, and the other way round
+        plans["forward"], plans["input gradient"] = plans["input gradient"], plans["forward"]
+
+    output = output_size(spatial, stride)
+    weight_count = layer.out_channels * layer.in_channels // layer.groups
+    size = (dtype or (layer.weight0 if layer.factorized else layer.weight).dtype).itemsize
+    data = {
+        "input": batch * layer.in_channels * math.prod(spatial) * size,
+        "output": batch * layer.out_channels * math.prod(output) * size,
+        "weight": (count + 1) * weight_count * size,
+    }
+    reads = {
+        "forward": ("input", "output"),
+        "input gradient": ("output", "input"),
+        "weight gradient": ("input", "weight"),
+    }
+    numbers = coefficients.numel() * coefficients.element_size()
+    steps = []
+    for operator, plan in plans.items():
+        source, target = reads[operator]
+        points = batch * math.prod(spatial if operator == "input gradient" else output)
+        costs = sorted((plan["direct_cost"], plan["row_basis_cost"]))
+        other = data["output"] if operator == "weight gradient" else data["weight"]
+        steps.append(
+            Step(
+                operator=operator,
+                path=PATHS[bool(plan["row_basis"])],
+                products=int(plan["products"]),
+                flops=2 * int(plan["products"]) * points * weight_count,
+                bytes_read=data[source] + other + numbers,
+                bytes_written=data[target],
+                alternative=costs[1] / costs[0] if costs[0] else math.inf,
+            )
+        )
+    held = numbers if stencil.kind == "affine" else 0  # matrix and shift, joined
+    result = Explanation(
+        layer=type(layer).__name__,
+        input_shape=shape,
+        output_shape=(*shape[: -ndim - 1], layer.out_channels, *output_size(spatial, layer.stride)),
+        capability=_C.cpu_capability(),
+        steps=tuple(steps),
+        bytes_held=held,
+    )
+    print(result)
+    return result
