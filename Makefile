@@ -11,7 +11,7 @@ STAMPS := $(VENV)/.lconv_fast
 BUILT := $(STAMPS)/built-$(shell pwd | cksum | cut -d' ' -f1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: env build demo test lint format clean
+.PHONY: env build demo test check-kernels sanitize lint format clean
 
 env: $(STAMPS)/env
 build: $(BUILT)
@@ -38,16 +38,33 @@ demo: build
 test: build
 	$(BIN)/python -m pytest tests
 
+# The kernels against their definition, under sanitizers, for each instruction set (tests/native).
+check-kernels: env
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S tests/native -B build/native -G Ninja
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/native
+	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/native --output-on-failure
+
+# The extension under sanitizers, for the instruction set of LCONV_KERNEL_SETS, with the operator tests.
+SANITIZED := build/sanitized
+sanitize: build
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -DLCONV_SANITIZE=ON -DLCONV_KERNEL_SETS=avx2 -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath $(SANITIZED))/site/lconv_fast
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(SANITIZED)
+	cp -r lconv_fast/*.py lconv_fast/ops $(SANITIZED)/site/lconv_fast/
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 PYTHONPATH=$(abspath $(SANITIZED))/site \
+	  LCONV_FAST_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -q tests/test_layer.py tests/test_generators.py
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp tests/native/*.cpp
 	$(BIN)/mypy
 
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp
+	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp tests/native/*.cpp
 
 clean:
 	rm -rf build *.egg-info lconv_fast/_C.*.so lconv_demo_report

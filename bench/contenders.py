@@ -6,6 +6,7 @@ opponents. Each is written as its best user would write it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -113,9 +114,12 @@ def sparse(case: Case, numbers: Numbers) -> Run:
             columns.append(flat[inside])
             values.append(v[i, k][inside])
     shape = (case.count * points, points)
-    coo = torch.sparse_coo_tensor(torch.stack([torch.cat(rows), torch.cat(columns)]), torch.cat(values), shape)
-    matrix = coo.coalesce().to_sparse_csr()
-    transposed = coo.t().coalesce().to_sparse_csr()
+    places = torch.stack([torch.cat(rows), torch.cat(columns)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse")  # that CSR is in beta, and that indices are taken on trust
+        coo = torch.sparse_coo_tensor(places, torch.cat(values), shape)
+        matrix = coo.coalesce().to_sparse_csr()
+        transposed = coo.t().coalesce().to_sparse_csr()
 
     class Product(torch.autograd.Function):
         @staticmethod

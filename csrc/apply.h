@@ -11,7 +11,8 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
   using A = Accumulate<S>;
   const Plan plan = plan_apply(p, transposed);
   const Neighbours near(p, transposed);
-  const bool last = channels_last(source) && target.channel_stride == 1;
+  // One channel lies both ways: the other side decides.
+  const bool last = target.channel_stride == 1 && (channels_last(source) || channels_last(target));
   const Tiles tiles(near.target, plan.row_basis ? Tiles::kAtRows : last ? Tiles::kAnywhere : Tiles::kAtLongRows);
   const Tasks tasks(p.batch, tiles.count);
   const int64_t ins = transposed ? p.out_channels : p.in_channels;

@@ -78,7 +78,7 @@ class Gram {
         : depth(k.rows_.product * k.blocks_.width),
           stride(panel_stride(depth + kBlockRows<2>)),
           coefficients(std::max<int64_t>(1, k.p_.generators * k.p_.component_count) * kTile, Start::kAny),
-          panel(std::max(kTile * stride, (depth + kBlockRows<2>)*kTile)),
+          panel(k.last_ ? kTile * stride : line_panel_size<A>(depth) + kBlockRows<2> * kBlockLanes<A>, Start::kAny),
           cotangent(kTile * k.columns_),
           scaled(k.basis_ ? kTile * k.columns_ : 0),
           packer(k.p_, k.near_, k.f_, k.basis_ ? Panel::kDifferences : Panel::kLayer, k.p_.identity, k.blocks_.width) {}

@@ -1,0 +1,51 @@
+"""The benchmark suite: that it measures what it says, and takes no time of a wrong result."""
+
+import json
+
+import pytest
+import torch
+from lconv_fast_bench import cases, contenders, measure, page
+
+PLACE = {"multiply_add_rate": 1e9, "copy_bandwidth": 1e9, "threads": 1}
+TINY = [
+    cases.Case("affine", (6, 7), 2, 3),
+    cases.Case("field", (5, 4, 6), 1, 4, "translation", channels_last=False),
+    cases.Case("stencil", (9,), 2, 5, "affine"),
+    cases.Case("affine", (6, 7), 2, 3, dtype=torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize("case", TINY, ids=str)
+def test_all_operators_are_verified_and_timed(case, tmp_path):
+    rows = measure.measure(case, measure.OPERATORS, PLACE, compiled=False, seconds=0)
+    assert [row.operator for row in rows] == list(measure.OPERATORS)
+    for row in rows:
+        assert row.opponent in row.same and row.seconds.keys() == row.quantiles.keys()
+        assert all(low <= row.seconds[name] <= high for name, (low, high) in row.quantiles.items())
+    assert rows[0].held_for_backward["lconv_fast"] <= 4 * 6 * 2 * 3 < rows[0].held_for_backward["composed"]
+    assert rows[-1].flops == 3 * rows[0].flops == 3 * 2 * case.points * (case.count + 1) * case.channels**2
+    page.write_page(tmp_path / "index.html", PLACE, rows, [])
+    assert "Where lconv_fast is slower" in (tmp_path / "index.html").read_text()
+    assert len(json.loads(json.dumps(measure.as_json(PLACE, rows)))["rows"]) == len(measure.OPERATORS)
+
+
+@pytest.mark.parametrize("operator", ["forward", "input gradient", "weight gradient", "training step"])
+def test_a_wrong_contender_is_found(operator, monkeypatch):
+    right = contenders.composed
+
+    def wrong(case):
+        run = right(case)
+        return lambda x, w, n: run(x, w, n) * (1.001 if x.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr(contenders, "composed", wrong)
+    with pytest.raises(ArithmeticError, match="composed is wrong by 1.0e-03"):
+        measure.measure(TINY[0], [operator], PLACE, compiled=False, seconds=0)
+
+
+def test_losses_are_listed_slowest_first():
+    rows = measure.measure(TINY[0], ["forward"], PLACE, compiled=False, seconds=0)
+    rows[0].seconds = {"lconv_fast": 4.0, "composed": 2.0, "torch.sparse": 5.0, "torch.mm, operand ready": 1.0}
+    assert [(name, ratio, same) for _, _, name, ratio, same in page.losses(rows)] == [
+        ("torch.mm, operand ready", 0.25, False),
+        ("composed", 0.5, True),
+    ]

@@ -1,0 +1,116 @@
+"""The ways through an operator: that each is taken where it should be, and that they agree."""
+
+import pytest
+import torch
+from problems import relative_rms
+
+import lconv_fast as lc
+from lconv_fast import _C, form
+from lconv_fast.ops import reference
+
+CENTRAL = {n: [sign * (a == b) for a in range(n) for sign in (-1, 1) for b in range(n)] for n in (1, 2, 3)}
+
+
+def plan(count, spatial, kind=2, taps=None, batch=4):
+    n = len(spatial)
+    components = [a for a in range(n) for _ in range(2)]
+    return _C.plan(kind, count, taps or CENTRAL[n], components, list(spatial), [1] * n, batch)
+
+
+def test_products_a_point():
+    """The basis of a row takes 1 + 2 n products, 3 n transposed, once there are more generators than that."""
+    for spatial in ((4096,), (256, 256), (64, 64, 64)):
+        n = len(spatial)
+        many, few = plan(n * (n + 1) + 3, spatial), plan(2 * n - 1, spatial)
+        assert many["forward"]["row_basis"] and many["forward"]["products"] == 1 + 2 * n
+        assert many["weight gradient"]["row_basis"] and many["weight gradient"]["products"] == 1 + 2 * n
+        assert many["input gradient"]["row_basis"] and many["input gradient"]["products"] == 3 * n
+        for chosen in few.values():
+            assert not chosen["row_basis"] and chosen["products"] == 2 * n
+    # Matrices that change from row to row do not pay on short rows, and a field has no basis.
+    assert not plan(6, (256, 4))["forward"]["row_basis"]
+    assert not plan(6, (256, 256), kind=1)["forward"]["row_basis"]
+    # A difference along another axis than its own.
+    assert not plan(6, (256, 256), taps=[1, 1, -1, -1, 0, 1, 0, -1])["forward"]["row_basis"]
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular", "replicate", "reflect"])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("spatial", [(200,), (9, 67), (5, 6, 40)], ids=str)
+def test_basis_of_a_row_agrees_with_the_reference(spatial, channels_last, mode):
+    """Output and all gradients, by the kernels' basis of a row and by the plain reference; strides and groups too."""
+    n, stride, groups = len(spatial), 2 if mode == "circular" else 1, 2
+    count = n * (n + 1) + 1
+    generators = lc.AffineGenerators(
+        torch.randn(count, n, n, dtype=torch.float64), torch.randn(count, n, dtype=torch.float64), padding_mode=mode
+    )
+    geometry = form.Geometry.of(generators.stencil(spatial), [stride] * n, groups)
+    ways = _C.plan(2, count, geometry.taps, geometry.components, list(spatial), [stride] * n, 3)
+    assert ways["forward"]["row_basis"] and ways["weight gradient"]["row_basis"] and ways["input gradient"]["row_basis"]
+    output = [(size - 1) // stride + 1 for size in spatial]
+    x, g = torch.randn(3, 6, *spatial, dtype=torch.float64), torch.randn(3, 10, *output, dtype=torch.float64)
+    if channels_last:
+        x, g = (t.movedim(1, -1).contiguous().movedim(-1, 1) for t in (x, g))
+    w, v = torch.randn(count + 1, 10, 3, dtype=torch.float64), generators.coefficients()
+    calls = [("apply", (x, w, v, None, *geometry, True, False)), ("gram", (x, g, v, *geometry, False))]
+    if mode in ("zeros", "circular"):
+        calls.append(("apply", (g, w, v, None, *geometry, True, True)))
+    for name, arguments in calls:
+        expected = getattr(reference, name)(*arguments)
+        assert relative_rms(getattr(torch.ops.lconv_fast, name)(*arguments), expected) < 1e-13
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_gradients_of_affine_numbers_by_either_way(count):
+    """One gram in the basis of affine fields, or correlate: whether the weight needs its gradient decides for some n_L,
+    and must not change the result."""
+    numbers = [torch.randn(count, 2, 2, dtype=torch.float64), torch.randn(count, 2, dtype=torch.float64)]
+    generators = lc.AffineGenerators(*numbers, learnable=True)
+    x = torch.randn(2, 3, 8, 40, dtype=torch.float64)
+    w = torch.randn(count + 1, 4, 3, dtype=torch.float64)
+    u = torch.randn(2, 4, 8, 40, dtype=torch.float64)
+    parameters = (generators.matrix, generators.shift)
+    alone = torch.autograd.grad(lc.functional.lconv(x, w, generators), parameters, u)
+    w.requires_grad_()
+    *both, _ = torch.autograd.grad(lc.functional.lconv(x, w, generators), (*parameters, w), u)
+    for a, b in zip(alone, both, strict=True):
+        assert relative_rms(a, b) < 1e-13
+
+
+def test_explain(capsys):
+    layer = lc.LConv2d(32, 64, "affine", stride=2)
+    found = lc.explain(layer, (4, 32, 256, 256))
+    assert capsys.readouterr().out.strip() == str(found)
+    forward, adjoint, weight = found.steps
+    assert found.output_shape == (4, 64, 128, 128) == tuple(layer(torch.randn(4, 32, 256, 256)).shape)
+    points = 4 * 128 * 128
+    assert forward.flops == 2 * forward.products * points * 32 * 64 and forward.products == 5
+    assert adjoint.flops == 2 * adjoint.products * 4 * points * 32 * 64 and adjoint.products == 6
+    assert forward.bytes_written == points * 64 * 4 and weight.bytes_written == 7 * 64 * 32 * 4
+    assert found.bytes_held == 6 * 2 * 3 * 4
+    assert lc.explain(lc.LConv1d(2, 3, "translation"), (2, 9)).output_shape == (3, 9)
+
+
+def test_explain_refuses():
+    with pytest.raises(TypeError, match="expected a layer with generators on a grid, got Linear"):
+        lc.explain(torch.nn.Linear(2, 2), (1, 2))
+    with pytest.raises(
+        ValueError, match=r"expected a shape \(N, 3, \*spatial\) with 2 spatial axes, got \(1, 4, 8, 8\)"
+    ):
+        lc.explain(lc.LConv2d(3, 3), (1, 4, 8, 8))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_thousand_runs_give_the_same_bits(channels_last):
+    layer = lc.LConv2d(5, 7, "similitude", learnable=True)
+    x = torch.randn(2, 5, 24, 40, requires_grad=True)
+    if channels_last:
+        x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+
+    def run():
+        y = layer(x)
+        return (y.detach(), *torch.autograd.grad(y.square().sum(), (x, *layer.parameters())))
+
+    first = run()
+    for _ in range(1000):
+        assert all(torch.equal(a, b) for a, b in zip(run(), first, strict=True))
