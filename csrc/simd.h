@@ -184,6 +184,16 @@ inline void store(S* p, Vector<Accumulate<S>> x) {
     std::memcpy(p, &x, sizeof(x));
   } else {
     constexpr int n = kLanes<float>;
+    if constexpr (__is_same(S, BFloat16)) {
+      // As from_accumulate, for all lanes at once.
+      typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+      typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+      const Bits bits = reinterpret_cast<Bits>(x), nan = reinterpret_cast<Bits>(x != x);
+      const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet = (bits >> 16) | 0x0040u;
+      const Halves result = __builtin_convertvector((quiet & nan) | (rounded & ~nan), Halves);
+      std::memcpy(p, &result, sizeof(result));
+      return;
+    }
 #if defined(__AVX512F__)
     if constexpr (__is_same(S, Half)) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
