@@ -1,5 +1,9 @@
 #include "plan.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
 #include <limits>
 
 namespace lconv_fast {
@@ -45,6 +49,23 @@ Plan plan_apply(const Problem& p, bool transposed) {
 Plan plan_gram(const Problem& p) {
   const int64_t n = p.ndim;
   return choose(p, p.identity + 2 * n, n > 1 ? n * n : 0, p.out);
+}
+
+int64_t second_level_cache_bytes() {
+  static const int64_t bytes = [] {
+    int64_t found = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    if (const char* wanted = std::getenv("LCONV_FAST_CACHE_BYTES")) found = std::atoll(wanted);
+    return found > 0 ? found : int64_t{1} << 20;
+  }();
+  return bytes;
+}
+
+int64_t tile_points(int64_t most, int64_t bytes_per_point) {
+  constexpr int64_t unit = 96;  // a multiple of all register blocks
+  return std::clamp(second_level_cache_bytes() / 2 / bytes_per_point / unit * unit, unit, most);
 }
 
 }  // namespace lconv_fast

@@ -22,4 +22,10 @@ struct Plan {
 Plan plan_apply(const Problem& p, bool transposed);
 Plan plan_gram(const Problem& p);
 
+// The second-level cache as the machine reports it, or LCONV_FAST_CACHE_BYTES where that reports nothing or too much.
+int64_t second_level_cache_bytes();
+
+// Points of a tile, at most `most`: a panel of them takes no more than half of that cache.
+int64_t tile_points(int64_t most, int64_t bytes_per_point);
+
 }  // namespace lconv_fast

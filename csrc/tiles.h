@@ -7,6 +7,7 @@
 
 #include "microkernel.h"
 #include "neighbours.h"
+#include "plan.h"
 
 namespace lconv_fast::LCONV_ISA {
 
@@ -34,8 +35,8 @@ class Workspace {
   std::unique_ptr<A, Free> data_;
 };
 
-// Channels are taken in blocks so that a panel of kTile points stays in the second-level cache and a packed block of W
-// in the first: rows * width <= kPanelDepth.
+// Channels are taken in blocks so that a panel of a tile's points stays in the second-level cache and a packed block of
+// W in the first: rows * width <= kPanelDepth.
 struct ChannelBlocks {
   int64_t channels, width, count;
   ChannelBlocks(int64_t channels_, int64_t rows, int64_t lanes) : channels(channels_) {
@@ -62,23 +63,25 @@ inline int64_t even_stride(const View& v, const int64_t extent[kAxes]) {
   return step < 0 ? 1 : step;
 }
 
-// The tiles of one sample: kTile consecutive points each; or pieces of a row, which share what depends on the row and
-// which channels-first data can be read from in place, worth it where little is lost to padding.
+// The tiles of one sample: consecutive points, as many as the cache holds a panel of (plan.h); or pieces of a row,
+// which share what depends on the row and which channels-first data can be read from in place, worth it where little is
+// lost to padding.
 struct Tiles {
   enum Cut { kAnywhere, kAtLongRows, kAtRows };
   const int64_t* extent;
   int64_t points, width, per_row, count;
   Tiles(const int64_t* extent_, Cut cut) : extent(extent_), points(extent[0] * extent[1] * extent[2]) {
     constexpr int64_t lanes = kBlockLanes<float>;
+    const int64_t most = tile_points(kTile, kPanelStride * sizeof(float));
     const bool long_rows = extent[2] >= 32 && 8 * (round_up(extent[2], lanes) - extent[2]) <= extent[2];
     if (cut == kAtRows || (cut == kAtLongRows && long_rows)) {
-      width = std::min(kTile, round_up(divide_up(extent[2], divide_up(extent[2], kTile)), lanes));
+      width = std::min(most, round_up(divide_up(extent[2], divide_up(extent[2], most)), lanes));
       per_row = divide_up(extent[2], width);
       count = extent[0] * extent[1] * per_row;
     } else {
-      width = kTile;
+      width = most;
       per_row = 0;
-      count = divide_up(points, kTile);
+      count = divide_up(points, most);
     }
   }
   int64_t begin(int64_t tile) const {

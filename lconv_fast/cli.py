@@ -89,6 +89,7 @@ def information() -> dict[str, str]:
         "python": platform.python_version(),
         "CPU capability": _C.cpu_capability(),
         "CPU kernels": ", ".join(_C.kernels()),
+        "second-level cache": f"{_C.second_level_cache_bytes() / 2**20:.2f} MiB",
         **{f"built with {key}": str(value) for key, value in _C.build_info().items()},
         "threads": str(torch.get_num_threads()),
         "GPU": "none",

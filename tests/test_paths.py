@@ -1,5 +1,10 @@
 """The ways through an operator: that each is taken where it should be, and that they agree."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from problems import relative_rms
@@ -75,6 +80,39 @@ def test_gradients_of_affine_numbers_by_either_way(count):
     *both, _ = torch.autograd.grad(lc.functional.lconv(x, w, generators), (*parameters, w), u)
     for a, b in zip(alone, both, strict=True):
         assert relative_rms(a, b) < 1e-13
+
+
+SMALLER_TILES = """
+import torch
+import lconv_fast as lc
+from lconv_fast import _C, form
+from lconv_fast.ops import reference
+from problems import relative_rms
+
+assert _C.second_level_cache_bytes() == 2**17
+torch.manual_seed(0)
+for last in (False, True):
+    for basis in ("se", "affine"):
+        generators = lc.AffineGenerators.named(basis, 2).double()
+        count, v = generators.num_generators, generators.double().coefficients()
+        geometry = form.Geometry.of(generators.stencil((7, 230)), [1, 1], 1)
+        x, g = (torch.randn(2, c, 7, 230, dtype=torch.float64) for c in (5, 19))
+        if last:
+            x, g = (t.to(memory_format=torch.channels_last) for t in (x, g))
+        w = torch.randn(count + 1, 19, 5, dtype=torch.float64)
+        calls = [("apply", (x, w, v, None, *geometry, True, False)), ("apply", (g, w, v, None, *geometry, True, True)),
+                 ("gram", (x, g, v, *geometry, True)), ("correlate", (x, w, g, *geometry))]
+        for name, arguments in calls:
+            found, expected = (getattr(where, name)(*arguments) for where in (torch.ops.lconv_fast, reference))
+            assert relative_rms(found, expected) < 1e-13, (name, basis, last)
+"""
+
+
+def test_tiles_follow_the_cache():
+    """A smaller second-level cache gives smaller tiles, and the same result."""
+    environment = os.environ | {"LCONV_FAST_CACHE_BYTES": str(2**17), "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", SMALLER_TILES], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_explain(capsys):
