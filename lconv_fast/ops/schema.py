@@ -20,7 +20,7 @@ def is_channels_last(t: Tensor) -> bool:
     return t.size(1) > 1 and t.stride(1) == 1 and t.stride(-1) != 1
 
 
-def _empty(like: Tensor, channels: int, spatial: Sequence[int]) -> Tensor:
+def empty_like_format(like: Tensor, channels: int, spatial: Sequence[int]) -> Tensor:
     if is_channels_last(like):
         return like.new_empty((like.size(0), *spatial, channels)).movedim(-1, 1)
     return like.new_empty((like.size(0), channels, *spatial))
@@ -53,8 +53,8 @@ def _(
 ) -> Tensor:
     if transposed:
         array = [size + halo[2 * a] + halo[2 * a + 1] for a, size in enumerate(spatial)]
-        return _empty(input, weight.size(2) * groups, array)
-    return _empty(input, weight.size(1), output_size(spatial, stride))
+        return empty_like_format(input, weight.size(2) * groups, array)
+    return empty_like_format(input, weight.size(1), output_size(spatial, stride))
 
 
 @torch.library.register_fake("lconv_fast::gram")

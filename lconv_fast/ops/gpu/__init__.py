@@ -1,0 +1,33 @@
+"""The operators on CUDA tensors, by Triton kernels. Triton is imported when the first such tensor arrives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _kernels():
+    try:
+        from lconv_fast.ops.gpu import launch
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").split(".")[0] != "triton":
+            raise
+        raise RuntimeError(
+            "lconv_fast: tensors on a GPU need the package triton, which is not installed (pip install triton)"
+        ) from missing
+    return launch
+
+
+@torch.library.impl("lconv_fast::apply", "CUDA")
+def _apply(*arguments) -> Tensor:
+    return _kernels().apply(*arguments)
+
+
+@torch.library.impl("lconv_fast::gram", "CUDA")
+def _gram(*arguments) -> Tensor:
+    return _kernels().gram(*arguments)
+
+
+@torch.library.impl("lconv_fast::correlate", "CUDA")
+def _correlate(*arguments) -> Tensor:
+    return _kernels().correlate(*arguments)

@@ -1,0 +1,85 @@
+"""Which tile a kernel works in: a closed table by kernel and type, or what `lconv-fast tune` found on a card."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Tile(NamedTuple):
+    points: int
+    outs: int  # most channels that a program makes, and sums over at a time; no more than there are
+    ins: int
+    warps: int
+
+
+HALF, SINGLE, DOUBLE = "half", "float32", "float64"
+
+# No stack spills with any of these on sm_80 and sm_90 (tests/test_gpu_compile.py).
+TABLE: dict[tuple[str, str], Tile] = {
+    ("apply", HALF): Tile(64, 64, 32, 8),
+    ("apply", SINGLE): Tile(64, 64, 32, 8),
+    ("apply", DOUBLE): Tile(32, 32, 16, 4),
+    ("gram", HALF): Tile(32, 64, 64, 8),
+    ("gram", SINGLE): Tile(16, 32, 32, 4),
+    ("gram", DOUBLE): Tile(32, 32, 16, 4),
+    ("correlate", HALF): Tile(64, 64, 32, 8),
+    ("correlate", SINGLE): Tile(32, 32, 16, 4),
+    ("correlate", DOUBLE): Tile(32, 32, 16, 4),
+}
+
+
+class March(NamedTuple):
+    points: int  # columns of a program
+    outs: int
+    warps: int
+    least_rows: int  # of a strip
+    most_generators: tuple[int, int, int]  # more would spill registers; on cards before Hopper, on Hopper, after it
+
+
+# By (axes, blocks of 32 channels, transposed); all else is for the tile kernel.
+MARCHES: dict[tuple[int, int, bool], March] = {
+    (2, 1, False): March(64, 64, 4, 16, (6, 6, 6)),
+    (2, 1, True): March(64, 64, 4, 16, (0, 6, 6)),
+    (2, 2, False): March(64, 64, 4, 16, (6, 6, 6)),
+    (2, 2, True): March(64, 64, 4, 16, (3, 3, 3)),
+    (2, 4, False): March(128, 64, 8, 16, (0, 6, 3)),
+    (2, 4, True): March(128, 64, 8, 16, (0, 3, 3)),
+    (3, 1, False): March(64, 64, 4, 16, (6, 6, 3)),
+    (3, 1, True): March(64, 64, 4, 16, (3, 3, 3)),
+    (3, 2, False): March(128, 64, 8, 16, (0, 6, 0)),
+}
+
+
+def type_of(dtype: torch.dtype) -> str:
+    return {torch.float32: SINGLE, torch.float64: DOUBLE}.get(dtype, HALF)
+
+
+def tuned_file() -> Path:
+    """LCONV_FAST_TUNED, or a file in the user's cache folder; deleting it restores the table."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LCONV_FAST_TUNED") or Path(folder) / "lconv_fast" / "tuned.json")
+
+
+@functools.cache
+def _tuned() -> dict[str, dict[str, Tile]]:
+    try:
+        found = json.loads(tuned_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    return {card: {key: Tile(*numbers) for key, numbers in rows.items()} for card, rows in found.items()}
+
+
+@functools.cache
+def _card(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def tile_for(kernel: str, dtype: torch.dtype, device: torch.device) -> Tile:
+    kind = type_of(dtype)
+    return _tuned().get(_card(device), {}).get(f"{kernel} {kind}", TABLE[kernel, kind])

@@ -1,0 +1,71 @@
+"""The GPU kernels compiled for four chips without a GPU, and what their machine code must be like."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("the GPU kernels need the package triton, which this platform may not have", allow_module_level=True)
+
+TOOL = Path(__file__).parent.parent / "tools" / "gpu_compile.py"
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+# Instructions of the marching loop for each element of the input, n_L = 3 and 6, C = 64, on sm_90. 27 is what one
+# read and one write leave room for at the memory bandwidth of an H200.
+MARCH = {"affine se": 23.5 * 1.1, "field affine": 33.5 * 1.1}
+
+
+def compiled(folder, target, cases="representative"):
+    # The kernels of this process may be those of the interpreter.
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    out = folder / "rows.json"
+    command = [sys.executable, TOOL, "--targets", target, "--cases", cases, "--json", out]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(out.read_text())
+
+
+def check(rows, target):
+    assert rows
+    for row in rows:
+        half = "float16" in row["case"]
+        assert row["shared"] <= row["shared_limit"], row
+        assert row["stack"] == 0, f"registers spilled: {row}"
+        if half or "float64" in row["case"]:
+            assert row["matrix"] > 0, f"no matrix instructions: {row}"
+        if half and target == "sm_90":
+            assert row["warpgroup"] > 0, f"not Hopper's matrix instructions: {row}"
+        if half and "contiguous" not in row["case"] and target.startswith("sm"):
+            assert row["wide_loads"] > 0, f"no 16-byte loads: {row}"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_machine_code(target, tmp_path):
+    rows = compiled(tmp_path, target)
+    check(rows, target)
+    marching = [row for row in rows if row["kernel"] == "march_kernel"]
+    assert len(marching) >= 4
+    if target != "sm_90":
+        return
+    for basis, most in MARCH.items():
+        (row,) = [r for r in marching if f"forward {basis} C=64>64 1024x1024 bfloat16" in r["case"]]
+        threads, elements = 128, 64 * 64
+        assert row["loop"] * threads / elements <= most, row
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("target", TARGETS[:3])
+def test_no_march_spills(target, tmp_path):
+    for row in compiled(tmp_path, target, "marches"):
+        assert row["stack"] == 0 or row["kernel"] != "march_kernel", row
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("target", TARGETS)
+def test_machine_code_of_every_configuration(target, tmp_path):
+    for row in compiled(tmp_path, target, "all"):
+        assert row["shared"] <= row["shared_limit"], row

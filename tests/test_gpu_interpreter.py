@@ -1,0 +1,266 @@
+"""The Triton kernels in Triton's interpreter against the plain reference in float64. No GPU is needed."""
+
+import importlib.util
+import itertools
+import sys
+
+import pytest
+import torch
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("the GPU kernels need the package triton, which this platform may not have", allow_module_level=True)
+
+from gpu_interpreter import guarded, launch
+from problems import MODES, TOLERANCE, Problem, problems, relative_rms
+
+import lconv_fast as lc
+from lconv_fast import form
+from lconv_fast.ops import reference
+
+
+@pytest.fixture(autouse=True)
+def _fresh_memory_is_nan():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def wide(t):
+    return t.double() if isinstance(t, torch.Tensor) else t
+
+
+def check(name, *arguments, tolerance=None):
+    """An operator's kernel, on guarded arguments, against the reference in float64."""
+    guards = [guarded(t) if isinstance(t, torch.Tensor) and t.numel() else t for t in arguments]
+    found = getattr(launch, name)(*guards)
+    expected = getattr(reference, name)(*map(wide, arguments))
+    assert found.dtype == (arguments[0].dtype if name != "correlate" else found.dtype)
+    assert relative_rms(found, expected) < (tolerance or TOLERANCE[arguments[0].dtype]), name
+    return found
+
+
+def calls(generators, grid, dtype, stride=1, groups=1, ins=4, outs=3, batch=2, last=False, numbers=None):
+    """Each operator's name and arguments."""
+    geometry = form.Geometry.of(generators.stencil(grid), [stride] * len(grid), groups)
+    output = [(size - 1) // stride + 1 for size in grid]
+
+    def data(channels, size):
+        if last:
+            return torch.randn(batch, *size, channels).to(dtype).movedim(-1, 1)
+        return torch.randn(batch, channels, *size).to(dtype)
+
+    f, g = data(ins * groups, grid), data(outs * groups, output)
+    v = generators.coefficients().detach().to(numbers or dtype)
+    w = (torch.randn(v.shape[0] + 1, outs * groups, ins) / (v.shape[0] * ins) ** 0.5).to(dtype)
+    bias = torch.randn(outs * groups).to(dtype)
+    yield "apply", (f, w, v, bias, *geometry, True, False)
+    if generators.padding_mode in ("zeros", "circular"):
+        yield "apply", (g, w, v, None, *geometry, True, True)
+    yield "gram", (f, g, v, *geometry, True)
+    yield "correlate", (f, w, g, *geometry)
+
+
+@pytest.mark.parametrize("problem", problems(), ids=str)
+def test_every_kind_of_problem(problem):
+    """float64 and float32, contiguous and channels-last, stride and groups, in turn."""
+    dtype = torch.float64 if problem.count % 2 else torch.float32
+    generators = problem.make(problem.numbers(dtype))
+    stride, groups, last = (2, 2, False) if problem.mode in ("circular", "reflect") else (1, 1, True)
+    for name, arguments in calls(generators, problem.grid, dtype, stride, groups, last=last):
+        check(name, *arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["affine", "stencil"])
+def test_half_types(kind, dtype):
+    """The generators keep float32, as under autocast. The interpreter cuts a float32 number off where a GPU rounds it
+    to bfloat16: twice the error, in each factor and in the result."""
+    problem = Problem(kind, 2, "zeros")
+    generators = problem.make(problem.numbers(torch.float32))
+    for name, arguments in calls(generators, problem.grid, dtype, ins=20, outs=7, last=True, numbers=torch.float32):
+        check(name, *arguments, tolerance=8e-3 if dtype == torch.bfloat16 else None)
+
+
+def test_more_channels_than_a_tile_has():
+    """Several blocks of channels in and out, several tiles of points, several parts of a sum."""
+    generators = lc.AffineGenerators.named("rotation", 2)
+    for name, arguments in calls(generators, (11, 13), torch.float32, ins=70, outs=67, batch=1):
+        check(name, *arguments)
+
+
+def test_more_generators_than_are_unrolled():
+    generators = lc.AffineGenerators(torch.randn(9, 2, 2), torch.randn(9, 2))
+    for name, arguments in calls(generators, (5, 7), torch.float32):
+        check(name, *arguments)
+
+
+def test_many_taps():
+    """More than are held in registers, and reaching beyond a side of the grid."""
+    taps = list(itertools.product((-3, 0, 2), (-1, 0, 5)))
+    for mode in MODES[:3]:
+        generators = lc.StencilGenerators(torch.randn(2, len(taps), 4, 5), taps, padding_mode=mode)
+        for name, arguments in calls(generators, (4, 5), torch.float32, batch=1):
+            check(name, *arguments)
+
+
+SIZES = [((5, 70), 32, 20, 1), ((35, 3), 64, 64, 2), ((3, 4, 6), 32, 70, 1)]  # and channels in, out, groups
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("kind", ["affine", "field"])
+@pytest.mark.parametrize(("size", "ins", "outs", "groups"), SIZES, ids=str)
+def test_march(kind, mode, size, ins, outs, groups, monkeypatch):
+    """The marching kernel is the one that runs, on strips of rows, tiles of columns, 2D and 3D."""
+    used = []
+    march = launch._launch_march
+    monkeypatch.setattr(launch, "_launch_march", lambda *arguments: (used.append(1), march(*arguments)))
+    n = len(size)
+    generators = lc.AffineGenerators.named("se" if n == 2 else "translation", n, padding_mode=mode)
+    if kind == "field":
+        generators = lc.FieldGenerators(torch.randn(generators.num_generators, n, *size), padding_mode=mode)
+    applies = [
+        arguments
+        for i, o in ((ins, outs), (outs, ins))
+        for name, arguments in calls(generators, size, torch.float16, 1, groups, i, o, 1, True, torch.float32)
+        if name == "apply" and arguments[-1] == (i == outs and i != o)
+    ]
+    for arguments in applies:
+        # Rounded to float16 before the product, and in the result.
+        check("apply", *arguments)
+    assert len(used) == len(applies) > 0
+
+
+def test_march_in_bfloat16():
+    generators = lc.AffineGenerators.named("se", 2)
+    for name, arguments in calls(generators, (18, 5), torch.bfloat16, 1, 1, 32, 32, 1, True, torch.float32):
+        if name == "apply":
+            check(name, *arguments, tolerance=8e-3)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_halo(transposed):
+    """An array with points around the grid: what replicate and reflect are transposed on."""
+    generators = lc.AffineGenerators.named("se", 2, padding_mode="replicate", accuracy=4)
+    geometry = form.Geometry.of(generators.stencil((6, 5)), [1, 1], 1).extended()
+    w = torch.randn(4, 3, 2)
+    f = torch.randn(2, 3, 6, 5) if transposed else torch.randn(2, 2, 10, 9)
+    check("apply", f, w, generators.coefficients(), None, *geometry, True, transposed)
+
+
+def test_without_the_identity():
+    generators = lc.AffineGenerators.named("se", 2)
+    for name, arguments in calls(generators, (5, 7), torch.float32):
+        if name != "correlate":
+            position = len(arguments) - (1 if name == "gram" else 2)
+            check(name, *arguments[:position], False, *arguments[position + 1 :])
+
+
+def test_offsets_past_32_bits():
+    """The kernels with 64-bit offsets, on strides as only very large tensors have them."""
+    generators = lc.AffineGenerators.named("se", 2)
+    index = launch._index
+    seen = []
+    launch._index = lambda *tensors: (seen.append(index(*tensors)), launch.tl.int64)[1]
+    try:
+        for name, arguments in calls(generators, (5, 7), torch.float32):
+            check(name, *arguments)
+        for name, arguments in calls(generators, (3, 20), torch.float16, 1, 1, 32, 32, 1, True, torch.float32):
+            check(name, *arguments)
+    finally:
+        launch._index = index
+    assert set(seen) == {launch.tl.int32}
+    huge = torch.empty_strided((2, 4, 2, 2), (2**31, 1, 8, 4), device="meta")
+    assert index(huge) is launch.tl.int64
+
+
+def test_empty():
+    generators = lc.AffineGenerators.named("se", 2)
+    for name, arguments in calls(generators, (5, 7), torch.float32, batch=0):
+        found = getattr(launch, name)(*arguments)
+        assert found.shape == getattr(torch.ops.lconv_fast, name)(*arguments).shape
+        assert not found.numel() or found.eq(0).all()
+
+
+def test_derivatives_of_every_order_use_the_kernels(monkeypatch):
+    """Value, gradients and gradients of gradients of the layer with the kernels in the operators' place, float64."""
+    monkeypatch.setattr(torch.ops, "lconv_fast", launch)
+    generators = lc.AffineGenerators.named("rotation", 2, learnable=True).double()
+    x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(2, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    def layer(x, w, matrix):
+        v = torch.cat([matrix, torch.zeros(1, 2, 1, dtype=torch.float64)], 2)
+        return form.lconv(v, x, w, None, generators.stencil((3, 4)), (1, 1), 1)
+
+    matrix = generators.matrix.detach().requires_grad_()
+    y = layer(x, w, matrix)
+    first = torch.autograd.grad(y.sin().sum(), (x, w, matrix), create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, w, matrix))
+    monkeypatch.undo()
+    y_true = layer(x, w, matrix)
+    first_true = torch.autograd.grad(y_true.sin().sum(), (x, w, matrix), create_graph=True)
+    second_true = torch.autograd.grad(sum(g.square().sum() for g in first_true), (x, w, matrix))
+    for ours, theirs in zip((y, *first, *second), (y_true, *first_true, *second_true), strict=True):
+        assert relative_rms(ours, theirs) < 1e-12
+
+
+def test_traced_on_a_gpu_that_is_not_there():
+    """Shapes, devices and memory formats of the operators, on fake CUDA tensors; such tensors have no autograd here."""
+    with torch._subclasses.FakeTensorMode(), torch.no_grad():
+        numbers = [torch.empty(3, *shape, device="cuda") for shape in ((2, 2), (2,))]
+        generators = lc.AffineGenerators(*numbers)
+        x = torch.empty(2, 4, 9, 8, device="cuda").to(memory_format=torch.channels_last)
+        w = torch.empty(4, 6, 4, device="cuda")
+        y = lc.functional.lconv(x, w, generators, stride=2)
+        assert y.shape == (2, 6, 5, 4) and y.is_contiguous(memory_format=torch.channels_last)
+        geometry = form.Geometry.of(generators.stencil((9, 8)), [2, 2], 1)
+        v, ops = generators.coefficients(), torch.ops.lconv_fast
+        adjoint = ops.apply(y, w, v, None, *geometry, True, True)
+        gram, correlated = ops.gram(x, y, v, *geometry, True), ops.correlate(x, w, y, *geometry)
+        for found, like in ((adjoint, x), (gram, w), (correlated, v)):
+            assert found.shape == like.shape and found.device.type == "cuda"
+
+
+def test_without_triton(monkeypatch):
+    from lconv_fast.ops import gpu
+
+    monkeypatch.delitem(sys.modules, "lconv_fast.ops.gpu.launch")
+    monkeypatch.delattr(gpu, "launch")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(RuntimeError, match="tensors on a GPU need the package triton"):
+        gpu._kernels()
+
+
+def test_tuned_tiles(tmp_path, monkeypatch):
+    """A user's own file overrides the table, for the card it names; a broken one is no file."""
+    from lconv_fast.ops.gpu import tiles
+
+    file = tmp_path / "tuned.json"
+    monkeypatch.setenv("LCONV_FAST_TUNED", str(file))
+    for text, expected in (
+        ('{"cpu": {"apply half": [32, 32, 16, 2]}}', (32, 32, 16, 2)),
+        ('{"another card": {"apply half": [32, 32, 16, 2]}}', tiles.TABLE["apply", "half"]),
+        ("{", tiles.TABLE["apply", "half"]),
+    ):
+        file.write_text(text)
+        tiles._tuned.cache_clear()
+        assert tiles.tile_for("apply", torch.bfloat16, torch.device("cpu")) == expected
+    tiles._tuned.cache_clear()
+
+
+def test_refusals():
+    """What Python's checks above the operators let pass only from direct calls."""
+    generators = lc.AffineGenerators.named("se", 2)
+    (_, (f, w, v, bias, *rest)), *_ = calls(generators, (5, 7), torch.float32)
+    for changed, message in (
+        ((f[:, :3], w, v, bias), "the shape of input"),
+        ((f, w.double(), v, bias), "the type of weight"),
+        ((f, w, v[:2], bias), "the shape of coefficients"),
+        ((f, w, v, bias[:1]), "the shape of bias"),
+        ((f.to("meta"), w, v, bias), "weight is on cpu, the data are on meta"),
+        ((f.long(), w.long(), v, None), "expected float32"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            launch.apply(*changed, *rest)

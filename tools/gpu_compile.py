@@ -1,0 +1,289 @@
+"""Compiles the GPU kernels without a GPU, as they are launched, and reads the machine code.
+
+    python tools/gpu_compile.py [--cases all] [--targets sm_90,gfx942] [--only march] [--json FILE]
+
+Registers, stack, shared memory, matrix and 16-byte load instructions of each case; exits with 1 if a case needs more
+shared memory than the chip has. Launches run on meta tensors with a driver that only names the target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+os.environ.pop("TRITON_INTERPRET", None)
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+import lconv_fast as lc
+from lconv_fast import form
+from lconv_fast.ops.gpu import launch
+
+TARGETS = {
+    "sm_80": (GPUTarget("cuda", 80, 32), 163 << 10),
+    "sm_90": (GPUTarget("cuda", 90, 32), 227 << 10),
+    "sm_100": (GPUTarget("cuda", 100, 32), 227 << 10),
+    "gfx942": (GPUTarget("hip", "gfx942", 64), 64 << 10),
+}
+
+
+class NamesTarget:
+    """The part of a driver that compiling takes."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str
+    size: tuple[int, ...]
+    channels: int
+    dtype: torch.dtype
+    operator: str  # forward, transposed, gram, correlate
+    basis: str = "se"
+    mode: str = "zeros"
+    outs: int = 0
+    channels_last: bool = True
+    accuracy: int = 2
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.size))
+        dtype = str(self.dtype).removeprefix("torch.")
+        last = "" if self.channels_last else " contiguous"
+        order = "" if self.accuracy == 2 else f" order {self.accuracy}"
+        return (
+            f"{self.operator} {self.kind} {self.basis} C={self.channels}>{self.outs or self.channels} {size} {dtype} "
+            f"{self.mode}{order}{last}"
+        )
+
+    def run(self) -> None:
+        ndim, outs = len(self.size), self.outs or self.channels
+        keywords = {"padding_mode": self.mode}
+        generators: lc.Generators
+        if self.kind == "affine":
+            generators = lc.AffineGenerators.named(self.basis, ndim, accuracy=self.accuracy, **keywords)
+        else:
+            count = lc.AffineGenerators.named(self.basis, ndim).num_generators
+            if self.kind == "field":
+                field = torch.empty(count, ndim, *self.size, device="meta")
+                generators = lc.FieldGenerators(field, accuracy=self.accuracy, **keywords)
+            else:
+                taps = [[sign * (a == b) for b in range(ndim)] for a in range(ndim) for sign in (-1, 1)]
+                sampled = self.size if self.kind == "stencil" else ()
+                generators = lc.StencilGenerators(
+                    torch.empty(count, len(taps), *sampled, device="meta"), taps, **keywords
+                )
+        v = generators.coefficients().to(device="meta", dtype=self.dtype)
+        geometry = form.Geometry.of(generators.stencil(self.size), [1] * ndim, 1)
+
+        def data(channels: int) -> torch.Tensor:
+            shape = (2, *self.size, channels) if self.channels_last else (2, channels, *self.size)
+            t = torch.empty(shape, dtype=self.dtype, device="meta")
+            return t.movedim(-1, 1) if self.channels_last else t
+
+        f, g = data(self.channels), data(outs)
+        w = torch.empty(v.shape[0] + 1, outs, self.channels, dtype=self.dtype, device="meta")
+        bias = torch.empty(outs, dtype=self.dtype, device="meta")
+        if self.operator == "forward":
+            launch.apply(f, w, v, bias, *geometry, True, False)
+        elif self.operator == "transposed":
+            launch.apply(g, w, v, None, *geometry, True, True)
+        elif self.operator == "gram":
+            launch.gram(f, g, v, *geometry, True)
+        else:
+            launch.correlate(f, w, g, *geometry)
+
+
+HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
+OPERATORS = ("forward", "transposed", "gram", "correlate")
+# What `make test` compiles.
+REPRESENTATIVE = [
+    *[Case("affine", (1024, 1024), 64, HALF, operator) for operator in OPERATORS],
+    *[Case("affine", (1024, 1024), 64, SINGLE, operator) for operator in OPERATORS],
+    *[Case("affine", (256, 256), 32, DOUBLE, operator) for operator in ("forward", "gram")],
+    Case("field", (1024, 1024), 64, HALF, "forward", mode="circular"),
+    Case("field", (1024, 1024), 64, HALF, "forward", basis="affine"),
+    Case("stencil", (1024, 1024), 64, HALF, "transposed", mode="circular"),
+    Case("affine", (128, 128, 128), 64, HALF, "forward", basis="rotation"),
+    Case("affine", (1024, 1024), 64, torch.float16, "forward", basis="affine"),
+    Case("affine", (1024, 1024), 3, HALF, "forward", outs=64, channels_last=False),
+]
+MARCHES = [
+    Case(kind, size, channels, HALF, operator, basis)
+    for kind in ("affine", "field")
+    for size, bases in (
+        ((1024, 1024), ("translation", "se", "affine")),
+        ((128, 128, 128), ("translation", "se", "affine")),
+    )
+    for basis in bases
+    for channels in (32, 64, 128)
+    for operator in ("forward", "transposed")
+]
+ALL = (
+    REPRESENTATIVE
+    + MARCHES
+    + [
+        Case(kind, size, channels, dtype, operator, basis)
+        for kind in ("affine", "field", "stencil", "constant")
+        for size, basis in (((65536,), "affine"), ((1024, 1024), "se"), ((1024, 1024), "affine"), ((96, 96, 96), "se"))
+        for channels in (16, 64, 128)
+        for dtype in (HALF, SINGLE)
+        for operator in OPERATORS
+    ]
+)
+
+SELECTIONS = {"representative": REPRESENTATIVE, "marches": MARCHES, "all": ALL}
+
+
+@dataclass
+class Found:
+    case: str
+    target: str
+    kernel: str
+    shared: int
+    shared_limit: int
+    registers: int
+    stack: int
+    matrix: int  # tensor-core instructions
+    warpgroup: int  # of them, Hopper's
+    wide_loads: int  # of 16 bytes
+    instructions: int
+    loop: int  # instructions of the longest innermost loop
+
+
+def compiled(case: Case, target: str) -> Iterator[Found]:
+    chip, limit = TARGETS[target]
+    driver.set_active(NamesTarget(chip))
+    launch.card = lambda device: launch.Card(chip.arch // 10 if chip.backend == "cuda" else 8, limit)
+    kernels = []
+    original = JITFunction.run
+
+    def warm_up(self, *arguments, grid, warmup, **keywords):
+        self.device_caches.clear()  # of the target before
+        kernels.append(original(self, *arguments, grid=grid, warmup=True, **keywords))
+
+    JITFunction.run = warm_up
+    try:
+        case.run()
+    finally:
+        JITFunction.run = original
+    for kernel in kernels:
+        yield read(case, target, limit, kernel)
+
+
+def read(case: Case, target: str, limit: int, kernel) -> Found:
+    assembly = kernel.asm.get("amdgcn") or disassembled(kernel.asm["cubin"])
+    if target.startswith("gfx"):
+        numbers = {
+            key: int(value)
+            for key, value in re.findall(
+                r"\.(vgpr_count|vgpr_spill_count|private_segment_fixed_size):\s*(\d+)", assembly
+            )
+        }
+        registers, stack = numbers["vgpr_count"], numbers["private_segment_fixed_size"]
+        code = [line for line in assembly.splitlines() if re.match(r"\s+[vs]_|\s+(ds|buffer|global|flat)_", line)]
+        matrix, warpgroup = sum("mfma" in line for line in code), 0
+        wide = sum(bool(re.search(r"(global|buffer)_load_dwordx4", line)) for line in code)
+    else:
+        usage = resources(kernel.asm["cubin"])
+        registers, stack = usage["REG"], usage["STACK"]
+        code = [line for line in assembly.splitlines() if re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+[@A-Z]", line)]
+        matrix = sum(bool(re.search(r"[^A-Z](HMMA|HGMMA|DMMA|UTC\w*MMA)", line)) for line in code)
+        warpgroup = sum("HGMMA" in line for line in code)
+        wide = sum(bool(re.search(r"LDG\.E\.128|LDG\.E\.\S*128|LDGSTS\.E\.\S*128", line)) for line in code)
+    return Found(
+        str(case), target, kernel.metadata.name, kernel.metadata.shared, limit, registers, stack, matrix, warpgroup,
+        wide, len(code), innermost_loop(assembly),
+    )  # fmt: skip
+
+
+def innermost_loop(assembly: str) -> int:
+    """Of NVIDIA machine code: the longest stretch that a backward branch closes with no other such branch in it."""
+    at, labels, longest = 0, {}, 0
+    for line in assembly.splitlines():
+        place = re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", line)
+        if not place:
+            continue
+        address, text = int(place.group(1), 16), place.group(2)
+        labels[address] = at
+        at += 1
+        jump = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
+        if jump and int(jump.group(1), 16) < address and int(jump.group(1), 16) in labels:
+            longest = max(longest, at - labels[int(jump.group(1), 16)])
+    return longest
+
+
+def _tool(name: str, cubin: bytes, *options: str) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([tool, *options, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    found = _tool("cuobjdump", cubin, "-res-usage")
+    return {key: int(value) for key, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", found)}
+
+
+def disassembled(cubin: bytes) -> str:
+    return _tool("cuobjdump", cubin, "-sass")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cases", choices=SELECTIONS, default="representative")
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--only", default="", help="cases whose text holds this")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for case in SELECTIONS[options.cases]:
+        if options.only not in str(case):
+            continue
+        for target in options.targets.split(","):
+            for found in compiled(case, target):
+                rows.append(found)
+                print(
+                    f"{found.case:72s} {found.target:7s} {found.kernel:17s} registers {found.registers:3d} "
+                    f"stack {found.stack:4d} shared {found.shared >> 10:3d} KiB  matrix {found.matrix:4d} "
+                    f"({found.warpgroup} HGMMA)  16-byte loads {found.wide_loads:3d}  "
+                    f"instructions {found.instructions} (loop {found.loop})",
+                    flush=True,
+                )
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    over = [row for row in rows if row.shared > row.shared_limit]
+    for row in over:
+        print(f"too much shared memory: {row}", file=sys.stderr)
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
