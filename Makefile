@@ -24,7 +24,7 @@ $(STAMPS)/venv:
 $(STAMPS)/env: constraints.txt pyproject.toml | $(STAMPS)/venv
 	$(PIP) install -q -c constraints.txt torch numpy
 	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel "pybind11>=2.13" cmake ninja
-	$(PIP) install -q -c constraints.txt typer rich scikit-learn scikit-image matplotlib scipy triton pytest pytest-benchmark hypothesis \
+	$(PIP) install -q -c constraints.txt typer rich scikit-learn scikit-image matplotlib scipy safetensors triton pytest pytest-benchmark hypothesis \
 	  ruff mypy clang-format
 	touch $@
 

@@ -1,5 +1,7 @@
 """lconv_fast: the L-conv layer of Dehmamy et al. 2021, fused and drop-in, for large images and volumes."""
 
+from types import ModuleType
+
 from lconv_fast import functional
 from lconv_fast.explain import Explanation, explain
 from lconv_fast.generators import (
@@ -23,6 +25,16 @@ __all__ = [
     "LConv2d",
     "LConv3d",
     "StencilGenerators",
+    "discovery",
     "explain",
     "functional",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`lconv_fast.discovery` is imported when it is first used: it needs scipy, and not every user does."""
+    if name == "discovery":
+        import importlib
+
+        return importlib.import_module("lconv_fast.discovery")
+    raise AttributeError(f"module 'lconv_fast' has no attribute {name!r}")

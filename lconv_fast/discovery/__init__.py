@@ -1,0 +1,15 @@
+"""Symmetry discovery: learn the generators from data, name the algebra, hand over a layer. Needs scipy."""
+
+try:
+    import scipy as scipy
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        "lconv_fast.discovery needs scipy: pip install lconv-fast[discovery]", name="scipy"
+    ) from missing
+
+from lconv_fast.discovery.algebra import Algebra, Alignment, alignment, identify
+from lconv_fast.discovery.discover import discover
+from lconv_fast.discovery.recursive import recursive_lconv
+from lconv_fast.discovery.result import Result
+
+__all__ = ["Algebra", "Alignment", "Result", "alignment", "discover", "identify", "recursive_lconv"]

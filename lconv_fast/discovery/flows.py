@@ -1,0 +1,153 @@
+"""Families of vector fields v = sum_k m_k v_k on a grid, their flows, and the derivatives of the flows in m.
+
+exp(L) f = f o phi, where phi is the flow of v after unit time and L = v^a(x) d_a (eq. 9 of Dehmamy et al. 2021).
+Coordinates are centred and in units of half the largest extent, so that m is O(1) and well conditioned.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import expm, expm_frechet
+
+Array = NDArray[Any]
+
+
+FASTEST = 12.0  # half extents per unit of time, and turns of twice that: a search that goes further has left the grid
+
+
+class Family(ABC):
+    """A linear space of vector fields with `size` numbers m, component by component."""
+
+    ndim: int
+    size: int
+
+    @abstractmethod
+    def basis(self, x: Array) -> Array:
+        """What each number multiplies in a component of the field, (size / n, N), at points x (n, N)."""
+
+    @abstractmethod
+    def flow(self, m: Array, x: Array, slopes: bool = True) -> tuple[Array, Array | None]:
+        """phi(x) (n, N) and, with `slopes`, d phi / d m (n, size, N); phi infinite for fields above FASTEST."""
+
+    def field(self, m: Array, x: Array) -> Array:
+        """v (n, N)."""
+        return m.reshape(self.ndim, -1) @ self.basis(x)
+
+    def gram(self, x: Array) -> Array:
+        """G with m^T G m = the mean of |v|^2 over the points x."""
+        basis = self.basis(x)
+        return np.kron(np.eye(self.ndim), basis @ basis.T / x.shape[1])
+
+
+class Affine(Family):
+    """v(x) = A x + b; m holds the rows of (A | b)."""
+
+    def __init__(self, ndim: int) -> None:
+        self.ndim, self.size = ndim, ndim * (ndim + 1)
+
+    def basis(self, x: Array) -> Array:
+        return np.concatenate([x, np.ones((1, x.shape[1]))])
+
+    def homogeneous(self, m: Array) -> Array:
+        """(..., n + 1, n + 1), with a zero last row."""
+        m = np.asarray(m)
+        matrix = np.zeros((*m.shape[:-1], self.ndim + 1, self.ndim + 1))
+        matrix[..., : self.ndim, :] = m.reshape(*m.shape[:-1], self.ndim, self.ndim + 1)
+        return matrix
+
+    def flow(self, m: Array, x: Array, slopes: bool = True) -> tuple[Array, Array | None]:
+        if not np.abs(m).max(initial=0.0) < FASTEST:
+            return np.full_like(x, np.inf), np.zeros((self.ndim, self.size, x.shape[1]))
+        generator, points = self.homogeneous(m), self.basis(x)
+        moved = expm(generator)[: self.ndim] @ points
+        if not slopes:
+            return moved, None
+        found = np.empty((self.ndim, self.size, x.shape[1]))
+        for k in range(self.size):
+            unit = self.homogeneous(np.eye(self.size)[k])
+            found[:, k] = expm_frechet(generator, unit, compute_expm=False)[: self.ndim] @ points
+        return moved, found
+
+
+class Polynomial(Family):
+    """v^a(x) = sum of m[a, k] x^(e_k) over the monomials up to a degree."""
+
+    def __init__(self, ndim: int, degree: int) -> None:
+        exponents = [e for e in itertools.product(range(degree + 1), repeat=ndim) if sum(e) <= degree]
+        self.exponents = sorted(exponents, key=lambda e: (-sum(e), e))
+        self.ndim, self.size = ndim, ndim * len(exponents)
+
+    def _monomials(self, x: Array, lowered: int | None = None) -> Array:
+        """All of them, or their derivatives along the axis `lowered`."""
+        degree = sum(self.exponents[0])
+        powers = np.ones((degree + 1, *x.shape))
+        for k in range(degree):
+            powers[k + 1] = powers[k] * x
+        rows = np.ones((len(self.exponents), x.shape[1]))
+        for row, exponents in zip(rows, self.exponents, strict=True):
+            for a, e in enumerate(exponents):
+                if a == lowered:
+                    row *= e * powers[max(e - 1, 0), a]
+                elif e:
+                    row *= powers[e, a]
+        return rows
+
+    def basis(self, x: Array) -> Array:
+        return self._monomials(x)
+
+    def slopes(self, x: Array) -> Array:
+        """d basis / d x_b: (n, size / n, N)."""
+        return np.stack([self._monomials(x, b) for b in range(self.ndim)])
+
+    def flow(self, m: Array, x: Array, slopes: bool = True) -> tuple[Array, Array | None]:
+        """Runge-Kutta of order 4 for phi and its derivatives together, in steps of at most an eighth of the extent."""
+        rows, count = m.reshape(self.ndim, -1), self.size // self.ndim
+        fastest = np.abs(self.field(m, x)).max(initial=0.0)
+        if not fastest < FASTEST / 4:
+            return np.full_like(x, np.inf), np.zeros((self.ndim, self.size, x.shape[1]))
+
+        def rate(points: Array, found: Array | None) -> tuple[Array, Array | None]:
+            basis = self.basis(points)
+            if found is None:
+                return rows @ basis, None
+            change = np.zeros_like(found)
+            for b in range(self.ndim):
+                along = rows @ self._monomials(points, b)  # d v^a / d x_b
+                for a in range(self.ndim):
+                    change[a] += along[a] * found[b]
+            for a in range(self.ndim):
+                change[a, a * count : (a + 1) * count] += basis
+            return rows @ basis, change
+
+        def after(found: Array | None, h: float, change: Array | None) -> Array | None:
+            return None if found is None or change is None else found + h * change
+
+        steps = int(np.clip(np.ceil(8 * fastest), 4, 32))
+        h, points = 1.0 / steps, x
+        found = np.zeros((self.ndim, self.size, x.shape[1])) if slopes else None
+        for _ in range(steps):
+            k1, s1 = rate(points, found)
+            k2, s2 = rate(points + h / 2 * k1, after(found, h / 2, s1))
+            k3, s3 = rate(points + h / 2 * k2, after(found, h / 2, s2))
+            k4, s4 = rate(points + h * k3, after(found, h, s3))
+            points = points + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            if found is not None:
+                found = found + h / 6 * (s1 + 2 * s2 + 2 * s3 + s4)  # type: ignore[operator]
+            # What leaves by far has left: its polynomial must not overflow.
+            points = np.clip(points, -3, 3)
+        return points, found
+
+
+def grid_points(spatial: Sequence[int], step: int = 1) -> tuple[Array, Array, float]:
+    """Every step-th point of a grid: indices (n, N), centred coordinates (n, N), and pixels per unit of them."""
+    scale = (max(spatial) - 1) / 2
+    axes = [np.arange((size - 1) % step // 2, size, step, dtype=float) for size in spatial]
+    index = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")])
+    center = (np.array(spatial, dtype=float)[:, None] - 1) / 2
+    return index, (index - center) / scale, scale

@@ -1,0 +1,225 @@
+"""The direct route: Gauss-Newton for the field whose flow carries x to y, through the group's own warp, coarse to fine.
+
+    minimise over theta  sum_p | y_p - x_p o phi(sum_i t[p,i] theta_i) |^2
+
+over the points whose flow stays inside the grid, so that the result does not depend on what lies outside. Coarse levels
+blur both images and take fewer points. Levenberg's damping keeps each step from raising the residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from lconv_fast.discovery.flows import Array, Family, grid_points
+
+# How an image is seen between its pixels: a spline's order. What fits the data best is taken.
+INTERPOLATIONS = {"linear": 1, "cubic spline": 3}
+MARGIN = 1.0  # pixels from the border that take no part: there, splines depend on what lies outside
+SLOPE_STEP = 1e-3  # pixels
+LEAST_KEPT = 0.35  # of the points: a warp that leaves less inside explains nothing
+
+
+@dataclass
+class Fit:
+    theta: Array  # (n_L, size of the family)
+    information: Array  # (n_L size, n_L size): J^T J over all points and pairs
+    residual: float  # mean square
+    variance: float  # of y, mean square about its mean, over the same points
+    points: int
+    inflation: float  # of the covariance, by the correlation of neighbouring residuals
+    interpolation: str
+
+    @property
+    def covariance(self) -> Array:
+        return np.linalg.pinv(self.information) * self.residual * self.inflation
+
+    @property
+    def explained(self) -> float:
+        return 1 - self.residual / self.variance if self.variance else 0.0
+
+
+class Level:
+    """Pairs at one blur, ready to be warped."""
+
+    def __init__(self, x: Array, y: Array, blur: float, order: int) -> None:
+        spatial, self.order = x.shape[2:], order
+        sigma = (0.0, 0.0, *[blur] * len(spatial))
+        self.x = ndimage.gaussian_filter(x, sigma, mode="nearest") if blur else x
+        target = ndimage.gaussian_filter(y, sigma, mode="nearest") if blur else y
+        self.spatial, self.blur = spatial, blur
+        self.index, self.points, self.scale = grid_points(spatial, max(1, int(blur)))
+        self.y = target[(slice(None), slice(None), *self.index.astype(int))]  # (P, C, N)
+        if order > 1:
+            self.x = np.stack(
+                [np.stack([ndimage.spline_filter(image, order, mode="mirror") for image in pair]) for pair in self.x]
+            )
+        # Blurred, the border is known only from one side; an image of a few pixels keeps something all the same.
+        self.margin = min(max(MARGIN, blur), min(spatial) / 5)
+
+    def sample(self, pair: int, index: Array) -> Array:
+        """(C, N) at index coordinates (n, N)."""
+        return np.stack(
+            [ndimage.map_coordinates(c, index, order=self.order, mode="nearest", prefilter=False) for c in self.x[pair]]
+        )
+
+    def residuals(self, pair: int, family: Family, m: Array, slopes: bool) -> tuple[Array, Array | None, Array]:
+        """y - x o phi (C, N), its derivatives in m (C, size, N), and which points take part (N,)."""
+        phi, dphi = family.flow(m, self.points, slopes)
+        center = (np.array(self.spatial)[:, None] - 1) / 2
+        index = phi * self.scale + center
+        last = np.array(self.spatial)[:, None] - 1
+        kept = ((index >= self.margin) & (index <= last - self.margin)).all(0)
+        kept &= ((self.index >= self.margin) & (self.index <= last - self.margin)).all(0)
+        index, target = index[:, kept], self.y[pair][:, kept]
+        residual = target - self.sample(pair, index)
+        if dphi is None or not slopes:
+            return residual, None, kept
+        jacobian = np.zeros((residual.shape[0], family.size, residual.shape[1]))
+        for a in range(family.ndim):
+            step = np.zeros((family.ndim, 1))
+            step[a] = SLOPE_STEP
+            slope = (self.sample(pair, index + step) - self.sample(pair, index - step)) / (2 * SLOPE_STEP)
+            jacobian += slope[:, None] * (self.scale * dphi[a][:, kept])[None]
+        return residual, jacobian, kept
+
+
+def _mean_square(level: Level, family: Family, theta: Array, t: Array) -> float:
+    """Over the points that take part; infinite if too few do."""
+    total = count = 0.0
+    for pair in range(len(t)):
+        residual, _, kept = level.residuals(pair, family, t[pair] @ theta, False)
+        total, count = total + float((residual**2).sum()), count + residual.size
+        if kept.sum() < LEAST_KEPT * kept.size:
+            return float("inf")
+    return total / max(count, 1.0)
+
+
+def _unexplained(level: Level, family: Family, theta: Array, t: Array) -> float:
+    """The residual relative to the variance of what it is taken over: no flat corner wins."""
+    residual = variance = 0.0
+    for pair in range(len(t)):
+        rest, _, kept = level.residuals(pair, family, t[pair] @ theta, False)
+        if kept.sum() < LEAST_KEPT * kept.size:
+            return float("inf")
+        residual += float((rest**2).sum())
+        variance += float(((level.y[pair][:, kept] - level.y[pair][:, kept].mean(1, keepdims=True)) ** 2).sum())
+    return residual / max(variance, 1e-300)
+
+
+def _normal_equations(level: Level, family: Family, theta: Array, t: Array) -> tuple[Array, Array, int]:
+    size = theta.size
+    information, gradient, count = np.zeros((size, size)), np.zeros(size), 0
+    for pair in range(len(t)):
+        residual, jacobian, _ = level.residuals(pair, family, t[pair] @ theta, True)
+        assert jacobian is not None
+        flat = jacobian.transpose(1, 0, 2).reshape(family.size, -1)
+        h, g = flat @ flat.T, flat @ residual.ravel()
+        information += np.kron(np.outer(t[pair], t[pair]), h)
+        gradient += np.kron(t[pair], g)
+        count += residual.size
+    return information, gradient, count
+
+
+def _descend(
+    level: Level, family: Family, theta: Array, t: Array, iterations: int, tolerance: float, prior: Array
+) -> tuple[Array, float]:
+    cost, damping = _mean_square(level, family, theta, t), 1e-4
+    for _ in range(iterations):
+        information, gradient, _ = _normal_equations(level, family, theta, t)
+        improved = False
+        for _ in range(6):
+            damped = information + damping * np.trace(information) / len(information) * prior
+            step = np.linalg.lstsq(damped, gradient, rcond=1e-14)[0].reshape(theta.shape)
+            trial = _mean_square(level, family, theta + step, t)
+            if trial < cost:
+                improved = True
+                break
+            damping = max(damping * 10, 1e-6)
+        if not improved:
+            break
+        gain, theta, cost = cost - trial, theta + step, trial
+        damping = max(damping / 10, 1e-12)
+        if np.abs(step).max() < tolerance or gain < 1e-14 * cost:
+            break
+    return theta, cost
+
+
+def _blurs(spatial: Sequence[int]) -> list[float]:
+    """From an eighth of the grid down to none, by halves."""
+    blurs, blur = [], max(spatial) / 10
+    while blur > 0.7:
+        blurs.append(blur)
+        blur /= 2
+    return [*blurs, 0.0]
+
+
+def _inflation(level: Level, family: Family, theta: Array, t: Array, information: Array, residual: float) -> float:
+    """How much larger the covariance is than for independent residuals: the sandwich estimate over blocks of 4^n
+    points, as one factor, never below 1."""
+    scores = np.zeros_like(information)
+    for pair in range(len(t)):
+        values, jacobian, kept = level.residuals(pair, family, t[pair] @ theta, True)
+        assert jacobian is not None
+        score = (jacobian * values[:, None]).sum(0)  # (size, N)
+        index = level.index[:, kept].astype(int) // 4
+        block = np.ravel_multi_index(tuple(index), tuple(s // 4 + 1 for s in level.spatial))
+        _, place = np.unique(block, return_inverse=True)
+        sums = np.stack([np.bincount(place, weights=row) for row in score])
+        scores += np.kron(np.outer(t[pair], t[pair]), sums @ sums.T)
+    ratio = np.trace(np.linalg.pinv(information) @ scores) / len(information) / max(residual, 1e-300)
+    return float(max(1.0, ratio))
+
+
+def register(
+    x: Array,
+    y: Array,
+    t: Array,
+    family: Family,
+    *,
+    starts: Sequence[Array] = (),
+    interpolation: str | None = None,
+    tolerance: float = 1e-10,
+    report: Callable[[str], None] = lambda message: None,
+) -> Fit:
+    """The fields theta (n_L, size) with y_p = x_p o exp(sum_i t[p,i] theta_i), pairs (P, C, *spatial), labels (P, n_L).
+
+    `starts`: fields to begin from besides none at all; the one with the smallest residual after the coarse levels goes
+    on. `interpolation`: a key of INTERPOLATIONS, by default the one with the smaller residual.
+    """
+    spatial = x.shape[2:]
+    blurs = _blurs(spatial)
+    _, points, _ = grid_points(spatial)
+    prior = np.kron(np.eye(t.shape[1]), family.gram(points))
+    levels = [Level(x, y, blur, 1) for blur in blurs[:-1] or [0.0]]
+    candidates = [np.zeros((t.shape[1], family.size)), *starts]
+    best: tuple[float, Array] | None = None
+    for start in candidates:
+        theta = start.copy()
+        for level in levels:
+            report(f"blur {level.blur:.1f}")
+            theta, _ = _descend(level, family, theta, t, 12, 1e-4, prior)
+        cost = _unexplained(levels[-1], family, theta, t)
+        if best is None or cost < best[0]:
+            best = cost, theta
+    assert best is not None
+    names = [interpolation] if interpolation else list(INTERPOLATIONS)
+    fits = []
+    for name in names:
+        level = Level(x, y, 0.0, INTERPOLATIONS[name])
+        report(name)
+        theta, cost = _descend(level, family, best[1], t, 25, tolerance, prior)
+        fits.append((cost, name, level, theta))
+    cost, name, level, theta = min(fits, key=lambda fit: fit[0])
+    information, _, count = _normal_equations(level, family, theta, t)
+    freedom = max(count - theta.size, 1)
+    residual = cost * count / freedom
+    kept = np.concatenate(
+        [level.y[p][:, level.residuals(p, family, t[p] @ theta, False)[2]].ravel() for p in range(len(t))]
+    )
+    variance = float(kept.var()) if kept.size else 0.0
+    inflation = _inflation(level, family, theta, t, information, residual) if residual > 1e-20 * variance else 1.0
+    return Fit(theta, information, residual, variance, count, inflation, name)
