@@ -1,4 +1,4 @@
-"""The `lconv-fast` command: `info`, `demo`, `bench` and `tune`."""
+"""The `lconv-fast` command: `info`, `demo`, `bench`, `discover` and `tune`."""
 
 from __future__ import annotations
 
@@ -89,6 +89,63 @@ def tune(
     for row, tile, gain in find(size, channels):
         console.print(f"{row}: {tile}, {gain:.2f} times the speed of the table's")
     console.print(f"written: {tiles.tuned_file()}")
+
+
+@app.command()
+def discover(
+    pairs: Annotated[Path, typer.Argument(help="A .npz or .safetensors file with x, y (P, C, *spatial), perhaps t.")],
+    out: Annotated[Path, typer.Option(help="Folder for the result and the pictures.")] = Path("lconv_discovery"),
+    kind: Annotated[str, typer.Option(help="affine, field, stencil or dense.")] = "affine",
+    degree: Annotated[int | None, typer.Option(help="Of a polynomial field.")] = None,
+    route: Annotated[str, typer.Option(help="auto, direct or lconv.")] = "auto",
+    num_generators: Annotated[int | None, typer.Option(help="By default, found by a test.")] = None,
+    alpha: Annotated[float, typer.Option(help="Level of the tests.")] = 0.01,
+    recursions: Annotated[int | None, typer.Option(help="Steps of the recursive L-conv.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the L-conv route.")] = 0,
+) -> None:
+    """Learns the symmetry of pairs (x, y) and names its algebra; writes numbers and pictures."""
+    try:
+        import numpy
+        import torch
+
+        from lconv_fast.discovery import discover as find
+        from lconv_fast.discovery.pictures import draw
+
+        if pairs.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            data = load_file(pairs)
+        elif pairs.suffix == ".npz":
+            with numpy.load(pairs) as arrays:
+                data = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        else:
+            sys.exit(f"lconv-fast: expected a .npz or .safetensors file, got {pairs}")
+    except ModuleNotFoundError as missing:
+        _fail_missing(missing)
+    except OSError as error:
+        sys.exit(f"lconv-fast: {error}")
+    if not {"x", "y"} <= data.keys():
+        sys.exit(f"lconv-fast: expected arrays x and y in {pairs}, got {', '.join(sorted(data)) or 'none'}")
+    try:
+        result = find(
+            data["x"],
+            data["y"],
+            kind=kind,
+            parameters=data.get("t"),
+            num_generators=num_generators,
+            recursions=recursions,
+            degree=degree,
+            route=route,
+            alpha=alpha,
+            seed=seed,
+        )
+    except (TypeError, ValueError) as error:
+        sys.exit(f"lconv-fast: {error}")
+    console.print(result.summary(), markup=False)
+    result.save(out)
+    if data["x"].dim() == 4:
+        draw(result, data["x"][0], out)
+    console.print(f"written: {out}", markup=False)
 
 
 def information() -> dict[str, str]:

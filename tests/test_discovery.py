@@ -12,7 +12,7 @@ from skimage.transform import resize
 from torch.nn import functional as F
 
 import lconv_fast as lc
-from lconv_fast.discovery import alignment, discover, identify, recursive_lconv
+from lconv_fast.discovery import alignment, discover, identify, recursive_lconv, unscramble
 from lconv_fast.discovery.algebra import _catalogue
 from lconv_fast.discovery.dimension import rank_test
 from lconv_fast.discovery.flows import Affine, Polynomial, grid_points
@@ -311,3 +311,71 @@ def test_interrupted_keeps_what_was_found(monkeypatch):
     x = torch.rand(8, 1, 16, 16, dtype=torch.float64) - 0.5
     found = function(x, bilinear_rotation(x, 0.2), progress=False)
     assert found.interrupted and found.dimension == 1 and len(found.parameters) == 3
+
+
+def natural_patches(count, size, random):
+    sources = [data.camera().astype(float), data.astronaut().mean(-1), data.coffee().mean(-1), data.chelsea().mean(-1)]
+    patches = []
+    for k in range(count):
+        source = sources[k % len(sources)]
+        row, column = (random.integers(0, extent - size) for extent in source.shape)
+        patches.append(source[row : row + size, column : column + size])
+    return np.stack(patches)
+
+
+def grid_edges(height, width):
+    index = np.arange(height * width).reshape(height, width)
+    pairs = np.concatenate(
+        [
+            np.stack([index[1:].ravel(), index[:-1].ravel()], 1),
+            np.stack([index[:, 1:].ravel(), index[:, :-1].ravel()], 1),
+        ]
+    )
+    return {tuple(sorted(pair)) for pair in pairs.tolist()}
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (12, 18)])
+def test_scrambled_pixels(shape):
+    """The grid from the data's statistics, and a generator learned on it, shown where the pixels belong."""
+    random = np.random.default_rng(11)
+    height, width = shape
+    patches = natural_patches(3000, max(shape), random)[:, :height, :width].reshape(-1, height * width)
+    hidden = random.permutation(height * width)
+    found = unscramble(torch.from_numpy(patches[:, hidden]), shape)
+    edges = {tuple(sorted(pair)) for pair in hidden[found.edges].tolist()}
+    true = grid_edges(height, width)
+    assert len(edges & true) >= 0.99 * len(true) and len(edges) == len(true)
+    # Pairs in the hidden order, on the recovered grid.
+    x = torch.from_numpy(np.stack([resize(p, shape) for p in photographs(6, 64, random)])[:, None])
+    y = torch.stack([torch.from_numpy(spline_warp(image.numpy(), 0.3 * basis("so(2)")[0])) for image in x[:, 0]])[
+        :, None
+    ]
+    scrambled = [found.images(t.flatten(2)[..., hidden.tolist()]) for t in (x, y)]
+    learned = discover(*scrambled, parameters=torch.full((6,), 0.3), progress=False)
+    assert alignment(learned.generators, true_generators("so(2)"), shape).correlations[0] > 0.99
+
+
+def test_pixels_without_a_grid_are_refused():
+    with pytest.raises(ValueError, match="their pixels do not fit a grid"):
+        unscramble(torch.rand(500, 100), (10, 10))
+    with pytest.raises(ValueError, match="images: expected 21 or more for 100 pixels, got 12"):
+        unscramble(torch.rand(12, 100), (10, 10))
+    with pytest.raises(ValueError, match="shape: expected 100 pixels, got 9 x 10"):
+        unscramble(torch.rand(500, 100), (9, 10))
+
+
+def test_command_line(tmp_path):
+    from typer.testing import CliRunner
+
+    from lconv_fast.cli import app
+
+    random = np.random.default_rng(1)
+    x = random.uniform(-0.5, 0.5, (6, 1, 16, 16))
+    np.savez(tmp_path / "pairs.npz", x=x, y=bilinear_rotation(torch.from_numpy(x), 0.2).numpy())
+    done = CliRunner().invoke(app, ["discover", str(tmp_path / "pairs.npz"), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0 and "so(2)" in done.output
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"result.json", "result.safetensors", "fields.png", "spectrum.png", "matrices.png"} <= written
+    np.savez(tmp_path / "wrong.npz", x=x)
+    done = CliRunner().invoke(app, ["discover", str(tmp_path / "wrong.npz")])
+    assert done.exit_code != 0 and "expected arrays x and y" in str(done.exception)

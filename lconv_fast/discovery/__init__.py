@@ -11,5 +11,16 @@ from lconv_fast.discovery.algebra import Algebra, Alignment, alignment, identify
 from lconv_fast.discovery.discover import discover
 from lconv_fast.discovery.recursive import recursive_lconv
 from lconv_fast.discovery.result import Result
+from lconv_fast.discovery.scrambled import Unscrambled, unscramble
 
-__all__ = ["Algebra", "Alignment", "Result", "alignment", "discover", "identify", "recursive_lconv"]
+__all__ = [
+    "Algebra",
+    "Alignment",
+    "Result",
+    "Unscrambled",
+    "alignment",
+    "discover",
+    "identify",
+    "recursive_lconv",
+    "unscramble",
+]

@@ -282,8 +282,8 @@ def _unlabelled(
     )
     if used.sum() < max(1, len(fits) / 2):
         empty.notes.append(
-            f"no warp of the family explains {EXPLAINED:.0%} of the variance in {(~used).sum()} of {len(fits)} pairs: no "
-            " symmetry of this kind is identifiable from this data"
+            f"no warp of the family explains {EXPLAINED:.0%} of the variance in {(~used).sum()} of {len(fits)} pairs: "
+            "no symmetry of this kind is identifiable from this data"
         )
         return empty
     m = np.stack([f.theta[0] for f, good in zip(fits, used, strict=True) if good])
