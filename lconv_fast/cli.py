@@ -93,7 +93,9 @@ def tune(
 
 @app.command()
 def discover(
-    pairs: Annotated[Path, typer.Argument(help="A .npz or .safetensors file with x, y (P, C, *spatial), perhaps t.")],
+    pairs: Annotated[
+        Path, typer.Argument(help="A .npz or .safetensors file with x, y (P, C, *spatial), perhaps t; or: paper.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the result and the pictures.")] = Path("lconv_discovery"),
     kind: Annotated[str, typer.Option(help="affine, field, stencil or dense.")] = "affine",
     degree: Annotated[int | None, typer.Option(help="Of a polynomial field.")] = None,
@@ -101,9 +103,18 @@ def discover(
     num_generators: Annotated[int | None, typer.Option(help="By default, found by a test.")] = None,
     alpha: Annotated[float, typer.Option(help="Level of the tests.")] = 0.01,
     recursions: Annotated[int | None, typer.Option(help="Steps of the recursive L-conv.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the L-conv route.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the L-conv route, and of the paper's data.")] = 0,
+    experiment: Annotated[str, typer.Option(help="With 'paper': shift, fixed, recursive or regression.")] = "shift",
+    size: Annotated[int, typer.Option(help="With 'paper': 7 or 20 points a side.")] = 7,
+    epochs: Annotated[int | None, typer.Option(min=1, help="With 'paper': by default those of the paper.")] = None,
 ) -> None:
-    """Learns the symmetry of pairs (x, y) and names its algebra; writes numbers and pictures."""
+    """Learns the symmetry of pairs (x, y) and names its algebra; writes numbers and pictures.
+
+    `lconv-fast discover paper` runs an experiment of the paper with its dense L, beside a structured generator.
+    """
+    if str(pairs) == "paper":
+        _paper(experiment, size, epochs, seed)
+        return
     try:
         import numpy
         import torch
@@ -146,6 +157,35 @@ def discover(
     if data["x"].dim() == 4:
         draw(result, data["x"][0], out)
     console.print(f"written: {out}", markup=False)
+
+
+def _paper(experiment: str, size: int, epochs: int | None, seed: int) -> None:
+    try:
+        from lconv_fast.discovery.paper import run
+    except ModuleNotFoundError as missing:
+        _fail_missing(missing)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task(experiment, total=1.0)
+        try:
+            rows = run(
+                experiment,
+                size,
+                epochs=epochs,
+                seed=seed,
+                report=lambda what, done: bar.update(task, description=what, completed=done),
+            )
+        except ValueError as wrong:
+            sys.exit(f"lconv-fast: {wrong}")
+        bar.update(task, completed=1.0)
+    table = Table(title=f"{experiment}, {size} x {size}" if experiment != "shift" else "shift by 2 on 40 points")
+    for column in ("method", "correlation with the true L", "pairs", "parameters", "seconds", "angle error, degrees"):
+        table.add_column(column)
+    for row in rows:
+        error = "" if row.angle_error is None else f"{row.angle_error:.3f}"
+        table.add_row(
+            row.method, f"{row.correlation:.3f}", str(row.pairs), str(row.parameters), f"{row.seconds:.1f}", error
+        )
+    console.print(table)
 
 
 def information() -> dict[str, str]:

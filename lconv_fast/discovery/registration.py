@@ -20,7 +20,7 @@ from lconv_fast.discovery.flows import Array, Family, grid_points
 INTERPOLATIONS = {"linear": 1, "cubic spline": 3}
 MARGIN = 1.0  # pixels from the border that take no part: there, splines depend on what lies outside
 SLOPE_STEP = 1e-3  # pixels
-LEAST_KEPT = 0.35  # of the points: a warp that leaves less inside explains nothing
+LEAST_KEPT = 0.35  # of the points away from the border: a warp that leaves less inside explains nothing
 
 
 @dataclass
@@ -59,6 +59,9 @@ class Level:
             )
         # Blurred, the border is known only from one side; an image of a few pixels keeps something all the same.
         self.margin = min(max(MARGIN, blur), min(spatial) / 5)
+        last = np.array(spatial)[:, None] - 1
+        self.away = ((self.index >= self.margin) & (self.index <= last - self.margin)).all(0)
+        self.inner = int(self.away.sum())
 
     def sample(self, pair: int, index: Array) -> Array:
         """(C, N) at index coordinates (n, N)."""
@@ -73,7 +76,7 @@ class Level:
         index = phi * self.scale + center
         last = np.array(self.spatial)[:, None] - 1
         kept = ((index >= self.margin) & (index <= last - self.margin)).all(0)
-        kept &= ((self.index >= self.margin) & (self.index <= last - self.margin)).all(0)
+        kept &= self.away
         index, target = index[:, kept], self.y[pair][:, kept]
         residual = target - self.sample(pair, index)
         if dphi is None or not slopes:
@@ -87,15 +90,22 @@ class Level:
         return residual, jacobian, kept
 
 
-def _mean_square(level: Level, family: Family, theta: Array, t: Array) -> float:
-    """Over the points that take part; infinite if too few do."""
-    total = count = 0.0
+def _too_few(level: Level, kept: Array) -> bool:
+    return bool(kept.sum() < max(3, LEAST_KEPT * level.inner))
+
+
+def _mean_squares(level: Level, family: Family, thetas: Sequence[Array], t: Array) -> list[float]:
+    """Of each, over the points that take part in all; infinite if too few do."""
+    totals, count = np.zeros(len(thetas)), 0
     for pair in range(len(t)):
-        residual, _, kept = level.residuals(pair, family, t[pair] @ theta, False)
-        total, count = total + float((residual**2).sum()), count + residual.size
-        if kept.sum() < LEAST_KEPT * kept.size:
-            return float("inf")
-    return total / max(count, 1.0)
+        found = [level.residuals(pair, family, t[pair] @ theta, False) for theta in thetas]
+        common = np.logical_and.reduce([kept for _, _, kept in found])
+        if _too_few(level, common):
+            return [float("inf")] * len(thetas)
+        for k, (residual, _, kept) in enumerate(found):
+            totals[k] += (residual[:, common[kept]] ** 2).sum()
+        count += int(common.sum()) * level.y.shape[1]
+    return list(totals / max(count, 1))
 
 
 def _unexplained(level: Level, family: Family, theta: Array, t: Array) -> float:
@@ -103,7 +113,7 @@ def _unexplained(level: Level, family: Family, theta: Array, t: Array) -> float:
     residual = variance = 0.0
     for pair in range(len(t)):
         rest, _, kept = level.residuals(pair, family, t[pair] @ theta, False)
-        if kept.sum() < LEAST_KEPT * kept.size:
+        if _too_few(level, kept):
             return float("inf")
         residual += float((rest**2).sum())
         variance += float(((level.y[pair][:, kept] - level.y[pair][:, kept].mean(1, keepdims=True)) ** 2).sum())
@@ -127,30 +137,31 @@ def _normal_equations(level: Level, family: Family, theta: Array, t: Array) -> t
 def _descend(
     level: Level, family: Family, theta: Array, t: Array, iterations: int, tolerance: float, prior: Array
 ) -> tuple[Array, float]:
-    cost, damping = _mean_square(level, family, theta, t), 1e-4
+    damping = 1e-4
     for _ in range(iterations):
         information, gradient, _ = _normal_equations(level, family, theta, t)
         improved = False
         for _ in range(6):
             damped = information + damping * np.trace(information) / len(information) * prior
             step = np.linalg.lstsq(damped, gradient, rcond=1e-14)[0].reshape(theta.shape)
-            trial = _mean_square(level, family, theta + step, t)
+            # On the same points: a step must not win by what it moves out of the grid.
+            cost, trial = _mean_squares(level, family, (theta, theta + step), t)
             if trial < cost:
                 improved = True
                 break
             damping = max(damping * 10, 1e-6)
         if not improved:
             break
-        gain, theta, cost = cost - trial, theta + step, trial
+        gain, theta = cost - trial, theta + step
         damping = max(damping / 10, 1e-12)
         if np.abs(step).max() < tolerance or gain < 1e-14 * cost:
             break
-    return theta, cost
+    return theta, _mean_squares(level, family, (theta,), t)[0]
 
 
 def _blurs(spatial: Sequence[int]) -> list[float]:
-    """From an eighth of the grid down to none, by halves."""
-    blurs, blur = [], max(spatial) / 10
+    """From a tenth of the grid, or a pixel and a half, down to none by halves."""
+    blurs, blur = [], max(max(spatial) / 10, 1.6)
     while blur > 0.7:
         blurs.append(blur)
         blur /= 2
