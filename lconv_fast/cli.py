@@ -94,7 +94,8 @@ def tune(
 @app.command()
 def discover(
     pairs: Annotated[
-        Path, typer.Argument(help="A .npz or .safetensors file with x, y (P, C, *spatial), perhaps t; or: paper.")
+        Path,
+        typer.Argument(help="A .npz or .safetensors file with x, y (P, C, *spatial), perhaps t; or paper, or demo."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the result and the pictures.")] = Path("lconv_discovery"),
     kind: Annotated[str, typer.Option(help="affine, field, stencil or dense.")] = "affine",
@@ -106,14 +107,18 @@ def discover(
     seed: Annotated[int, typer.Option(help="Of the L-conv route, and of the paper's data.")] = 0,
     experiment: Annotated[str, typer.Option(help="With 'paper': shift, fixed, recursive or regression.")] = "shift",
     size: Annotated[int, typer.Option(help="With 'paper': 7 or 20 points a side.")] = 7,
-    epochs: Annotated[int | None, typer.Option(min=1, help="With 'paper': by default those of the paper.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="With 'paper' and 'demo': fewer are faster.")] = None,
 ) -> None:
     """Learns the symmetry of pairs (x, y) and names its algebra; writes numbers and pictures.
 
     `lconv-fast discover paper` runs an experiment of the paper with its dense L, beside a structured generator.
+    `lconv-fast discover demo` finds the symmetry of turned digits and builds a classifier that respects it.
     """
     if str(pairs) == "paper":
-        _paper(experiment, size, epochs, seed)
+        _paper(experiment, size, epochs, seed, out)
+        return
+    if str(pairs) == "demo":
+        _classify(epochs or 30, out)
         return
     try:
         import numpy
@@ -159,9 +164,9 @@ def discover(
     console.print(f"written: {out}", markup=False)
 
 
-def _paper(experiment: str, size: int, epochs: int | None, seed: int) -> None:
+def _paper(experiment: str, size: int, epochs: int | None, seed: int, out: Path) -> None:
     try:
-        from lconv_fast.discovery.paper import run
+        from lconv_fast.discovery.paper import draw, run
     except ModuleNotFoundError as missing:
         _fail_missing(missing)
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
@@ -177,6 +182,7 @@ def _paper(experiment: str, size: int, epochs: int | None, seed: int) -> None:
         except ValueError as wrong:
             sys.exit(f"lconv-fast: {wrong}")
         bar.update(task, completed=1.0)
+    written = draw(rows, out)
     table = Table(title=f"{experiment}, {size} x {size}" if experiment != "shift" else "shift by 2 on 40 points")
     for column in ("method", "correlation with the true L", "pairs", "parameters", "seconds", "angle error, degrees"):
         table.add_column(column)
@@ -186,6 +192,36 @@ def _paper(experiment: str, size: int, epochs: int | None, seed: int) -> None:
             row.method, f"{row.correlation:.3f}", str(row.pairs), str(row.parameters), f"{row.seconds:.1f}", error
         )
     console.print(table)
+    console.print(f"written: {written}", markup=False)
+
+
+def _classify(epochs: int, out: Path) -> None:
+    try:
+        from lconv_fast.demo.symmetry import MODELS, draw, run
+    except ModuleNotFoundError as missing:
+        _fail_missing(missing)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("pairs", total=1.0)
+        try:
+            found, accuracies = run(
+                epochs=epochs, report=lambda what, done: bar.update(task, description=what, completed=done)
+            )
+        except ValueError as wrong:
+            sys.exit(f"lconv-fast: {wrong}")
+        bar.update(task, completed=1.0)
+    for one in found:
+        name = one.result.algebra.name if one.result.algebra else "no symmetry"
+        console.print(f"{one.source}: {name}, {one.angle:.3f} degrees from the rotation", markup=False)
+    table = Table(title="Accuracy on test digits after training on upright ones, without augmentation")
+    for column in ("model", "parameters", "upright", "turned by any angle"):
+        table.add_column(column)
+    for model in MODELS:
+        mine = [a for a in accuracies if a.model == model]
+        spread = [" ".join(f"{getattr(a, kind):.1%}" for a in mine) for kind in ("upright", "rotated")]
+        table.add_row(model, str(mine[0].parameters), *spread)
+    console.print(table)
+    draw(found, accuracies, out)
+    console.print(f"written: {out}", markup=False)
 
 
 def information() -> dict[str, str]:

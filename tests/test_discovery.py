@@ -12,7 +12,7 @@ from skimage.transform import resize
 from torch.nn import functional as F
 
 import lconv_fast as lc
-from lconv_fast.discovery import alignment, discover, identify, recursive_lconv, unscramble
+from lconv_fast.discovery import alignment, centralizer, closed, discover, identify, recursive_lconv, unscramble
 from lconv_fast.discovery.algebra import _catalogue
 from lconv_fast.discovery.dimension import rank_test
 from lconv_fast.discovery.flows import Affine, Polynomial, grid_points
@@ -223,15 +223,40 @@ def test_not_closed_is_unknown():
     assert found.name == "unknown" and found.closure > 0.5
 
 
+def test_lconv_route_beyond_dense():
+    """96 x 96 and 32^3, motions of many pixels and 5 % noise, where the paper's L would have 10^8 numbers and more."""
+    degrees = (9.0, -13.0)
+    x = np.stack(list(photographs(2, 96, np.random.default_rng(0))))
+    volumes = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal((2, 32, 32, 32)), (0, 2, 2, 2))
+    y, turned = (
+        np.stack([ndimage.rotate(f, a, (1, 0) if f.ndim == 2 else (0, 1), False, order=3) for f, a in turn])
+        for turn in (list(zip(x, degrees, strict=True)), list(zip(volumes, degrees, strict=True)))
+    )
+    labels = np.radians(degrees)
+    about_last = torch.zeros(1, 3, 3)
+    about_last[0, 0, 1], about_last[0, 1, 0] = -1.0, 1.0
+    flat, solid = lc.AffineGenerators.named("rotation"), lc.AffineGenerators(about_last, torch.zeros(1, 3))
+    for before, after, true in ((x, y, flat), (volumes, turned, solid)):
+        noise = np.random.default_rng(2).standard_normal((2, *before.shape))
+        pairs = [torch.from_numpy(v + 0.05 * v.std() * n)[:, None] for v, n in zip((before, after), noise, strict=True)]
+        found = discover(*pairs, parameters=torch.from_numpy(labels), route="lconv", progress=False)
+        assert found.algebra.name in ("so(2)", "so(2) in 3D")
+        assert alignment(found.generators, true, before.shape[1:]).angles.max() < 0.5
+
+
 def test_recursion_tends_to_the_flow():
-    """(I + t/p L)^p -> exp(t L), at first order in 1/p."""
+    """(I + t/p L)^p -> exp(t L), at first order in 1/p; with the series up to the fourth power, at fourth order."""
     generators = lc.AffineGenerators.named("rotation", 2).double()
     x = torch.randn(2, 1, 9, 9, dtype=torch.float64)
     t = torch.tensor([[0.3], [-0.2]], dtype=torch.float64)
     matrix = generators.to_dense((9, 9))[0]
     exact = torch.stack([torch.linalg.matrix_exp(s * matrix) @ f.flatten() for s, f in zip(t[:, 0], x, strict=True)])
-    errors = [(recursive_lconv(x, t, generators, p).flatten(1) - exact).norm().item() for p in (32, 64)]
+    errors = [
+        (recursive_lconv(x, t, generators, p, order).flatten(1) - exact).norm().item()
+        for p, order in ((32, 1), (64, 1), (8, 4), (16, 4))
+    ]
     assert 1.8 < errors[0] / errors[1] < 2.2
+    assert 14 < errors[2] / errors[3] < 18
 
 
 def test_dense_regression():
@@ -279,7 +304,7 @@ IMAGES = torch.rand(3, 1, 8, 8)
         ({"kind": "dense"}, "x: 3 images cannot identify a dense matrix on 64 points"),
         ({"x": torch.rand(3, 1, 4, 8), "y": torch.rand(3, 1, 4, 8)}, "at least 5 points|of at least 5 points"),
         ({"route": "magic"}, "route: expected one of auto, direct, lconv"),
-        ({"kind": "field", "route": "direct"}, "takes kind 'affine', and 'field' with a degree"),
+        ({"kind": "stencil", "route": "direct"}, "takes kind 'affine' and 'field', got kind 'stencil'"),
     ],
 )
 def test_refusals(arguments, message):
@@ -290,7 +315,7 @@ def test_refusals(arguments, message):
 def test_recursions_too_few_for_the_motion():
     x = torch.from_numpy(np.stack(list(photographs(2, 32, np.random.default_rng(0)))))[:, None]
     y = torch.roll(x, 6, -1)
-    with pytest.raises(ValueError, match="recursions: 2 steps move points by up to"):
+    with pytest.raises(ValueError, match="recursions: 2 factors move points by up to"):
         discover(x, y, parameters=torch.ones(2), route="lconv", recursions=2, progress=False)
 
 
@@ -379,6 +404,74 @@ def test_command_line(tmp_path):
     np.savez(tmp_path / "wrong.npz", x=x)
     done = CliRunner().invoke(app, ["discover", str(tmp_path / "wrong.npz")])
     assert done.exit_code != 0 and "expected arrays x and y" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("of", "expected"), [("rotation", "so(2) x R+"), ("translation", "translations T2"), ("scaling", "gl(2)")]
+)
+def test_centralizer(of, expected):
+    generators = lc.AffineGenerators.named(of)
+    fields = centralizer(generators, (24, 18))
+    assert identify(fields).name == expected
+    # [L, w] = 0 as operators: on a polynomial of degree 1, differences are exact.
+    grid = torch.stack(torch.meshgrid(torch.arange(24.0), torch.arange(18.0), indexing="ij"))
+    f = (0.3 * grid[0] - 0.7 * grid[1])[None, None]
+    there = torch.stack([fields(v) for v in generators(f).unbind(1)], 1)
+    back = torch.stack([generators(v) for v in fields(f).unbind(1)], 2)
+    assert (there - back)[..., 3:-3, 3:-3].abs().max() < 1e-3 * there.abs().max()
+    if of == "rotation":
+        with pytest.raises(ValueError, match="no affine field commutes"):
+            centralizer(lc.AffineGenerators.named("se"), (24, 18))
+
+
+@pytest.mark.parametrize("name", ["se", "sl", "similitude"])
+def test_nearest_closed_algebra(name):
+    """From a span that does not close, to one that does, is as near, and has the true one's name."""
+    true = lc.AffineGenerators.named(name)
+    torch.manual_seed(3)
+    noise = 0.03 * torch.randn_like(true.matrix), 0.03 * torch.randn_like(true.shift)
+    noisy = lc.AffineGenerators(true.matrix + noise[0], true.shift + noise[1])
+    found = closed(noisy, (20, 20), true.num_generators)
+    assert identify(noisy).closure > 1e-2 and identify(found).closure < 1e-6
+    assert identify(found).name == identify(true).name
+    assert alignment(found, noisy, (20, 20)).angles.max() < alignment(true, noisy, (20, 20)).angles.max()
+    with pytest.raises(ValueError, match="dimension: expected 1 to"):
+        closed(noisy, (20, 20), 9)
+
+
+def test_generated_algebra():
+    """A rotation and one translation generate se(2)."""
+    matrix, shift = torch.zeros(2, 2, 2), torch.zeros(2, 2)
+    matrix[0], shift[1, 0] = torch.tensor([[0.0, -1.0], [1.0, 0.0]]), 1.0
+    two = lc.AffineGenerators(matrix, shift)
+    assert identify(two).name == "unknown" and identify(closed(two, (20, 20))).name == "se(2)"
+
+
+def test_free_field_unlabelled():
+    """A swirl of degree 3: nobody told the degree nor the angles; 2 % noise."""
+    size, rng = 32, np.random.default_rng(5)
+    _, points, scale = grid_points((size, size))
+
+    def swirl(p):
+        return np.stack([-p[1], p[0]]) * (1 - 0.8 * (p**2).sum(0))
+
+    x, y = [], []
+    for t in (-0.5, -0.3, 0.4, 0.6):
+        p, steps = points, 20
+        for _ in range(steps):  # the midpoint rule
+            p = p + t / steps * swirl(p + t / (2 * steps) * swirl(p))
+        image = ndimage.gaussian_filter(rng.standard_normal((size, size)), 1.5)
+        image /= image.std()
+        index = p * scale + (size - 1) / 2
+        moved = ndimage.map_coordinates(image, index, order=3, mode="nearest").reshape(size, size)
+        x.append(image + 0.02 * rng.standard_normal((size, size)))
+        y.append(moved + 0.02 * rng.standard_normal((size, size)))
+    x, y = (torch.from_numpy(np.stack(v)[:, None]) for v in (x, y))
+    found = discover(x, y, kind="field", progress=False)
+    assert found.dimension == 1
+    field, true = found.generators.field.double().numpy().ravel(), swirl(points).ravel()
+    assert abs(field @ true) > 0.999 * np.linalg.norm(field) * np.linalg.norm(true)
+    assert abs(np.corrcoef(found.parameters[:, 0], [-0.5, -0.3, 0.4, 0.6])[0, 1]) > 0.99
 
 
 def test_experiments_of_the_paper():

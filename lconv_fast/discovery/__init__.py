@@ -7,7 +7,7 @@ except ModuleNotFoundError as missing:
         "lconv_fast.discovery needs scipy: pip install lconv-fast[discovery]", name="scipy"
     ) from missing
 
-from lconv_fast.discovery.algebra import Algebra, Alignment, alignment, identify
+from lconv_fast.discovery.algebra import Algebra, Alignment, alignment, centralizer, closed, identify
 from lconv_fast.discovery.discover import discover
 from lconv_fast.discovery.recursive import recursive_lconv
 from lconv_fast.discovery.result import Result
@@ -19,6 +19,8 @@ __all__ = [
     "Result",
     "Unscrambled",
     "alignment",
+    "centralizer",
+    "closed",
     "discover",
     "identify",
     "recursive_lconv",

@@ -25,6 +25,9 @@ from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators
 
 KINDS = ("affine", "field", "stencil", "dense")
 ROUTES = ("auto", "direct", "lconv")
+FREE_DEGREES = (1, 3, 5, 7)  # of the polynomials that a free field may turn out to be
+RESOLUTION, FREE_RESOLUTION = 0.01, 0.2  # pixels
+REFINING_BLUR = 2.0  # pixels: a field that starts from a smaller family's needs no coarser view
 EXPLAINED = 0.5  # of y's variance: what a warp must explain of a pair for it to count as one
 
 
@@ -39,28 +42,29 @@ def discover(
     degree: int | None = None,
     route: str = "auto",
     alpha: float = 0.01,
-    resolution: float = 0.01,
+    resolution: float | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Result:
     """The generators L_i of y_p = exp(sum_i t[p,i] L_i) x_p + noise, section 4 of Dehmamy et al. 2021.
 
-    Routes. "direct" (affine fields, and fields that are polynomials): Gauss-Newton through the group's own warp, coarse
-    to fine; labelled pairs share one fit, unlabelled ones are fitted each and their span is tested for its dimension.
-    "lconv" (affine, field, stencil; labelled pairs): a recursive L-conv (I + t/p L)^p with a learnable generator, the
-    paper's idea through the fused operators. "dense": the exact regression of the paper's supplement. "auto" is direct
-    where it applies.
+    Routes. "direct" (affine fields, polynomials, and free fields as polynomials of the degree that Schwarz's criterion
+    allows): Gauss-Newton through the group's own warp, coarse to fine; labelled pairs share one fit, unlabelled ones
+    are fitted each and their span is tested for its dimension. "lconv" (affine, field, stencil; labelled pairs): a
+    recursive L-conv (I + t/p L)^p with a learnable generator, the paper's idea through the fused operators. "dense":
+    the exact regression of the paper's supplement. "auto" is direct where it applies.
 
     Args:
         x, y: pairs (P, C, *spatial) with 1 to 3 spatial axes; the same group element acts on all channels of a pair.
         kind: "affine", "field" (polynomial of `degree`, or free without it), "stencil" or "dense".
         parameters: known t, (P,) or (P, n_L); None: unlabelled.
         num_generators: n_L for unlabelled pairs; None: by the rank test.
-        recursions: p of the L-conv route; None: so that a step moves no point by more than half a pixel.
-        degree: of a polynomial field.
+        recursions: p of the L-conv route; the number of factors; None: from the grid's size.
+        degree: of a polynomial field; None: free.
         alpha: level of the tests: the probability of one generator too many.
-        resolution: pixels; motions below it do not count as a generator, since interpolation makes such errors.
+        resolution: pixels; motions below it do not count as a generator, since interpolation makes such errors. None:
+            0.01, and 0.2 for a free field, which polynomials do not hold exactly.
         device: of the L-conv route. seed: of its start. progress: shows a bar on work longer than a second.
 
     Returns:
@@ -76,12 +80,15 @@ def discover(
     with _progress(progress) as report:
         if kind == "dense":
             result = learn_dense(images, targets, t)
-        elif route == "lconv" or (route == "auto" and _only_lconv(kind, degree)):
+        elif route == "lconv" or (route == "auto" and kind == "stencil"):
             result = _by_lconv(x, y, t, kind, recursions, device, seed, report)
         else:
             family = _family(kind, x.dim() - 2, degree)
             if t is None:
-                result = _unlabelled(images, targets, family, num_generators, alpha, resolution, report)
+                families = [family] if family else _free_for_each(images, targets, report)
+                if resolution is None:
+                    resolution = RESOLUTION if family else FREE_RESOLUTION
+                result = _unlabelled(images, targets, families, num_generators, alpha, resolution, report)
             else:
                 result = _labelled(images, targets, t, family, alpha, report)
             result.kind = kind
@@ -93,10 +100,6 @@ def discover(
                 "the span is not closed under brackets: there are generators that these pairs do not show"
             )
     return result
-
-
-def _only_lconv(kind: str, degree: int | None) -> bool:
-    return kind == "stencil" or (kind == "field" and degree is None)
 
 
 def _checked(
@@ -148,11 +151,14 @@ def _checked(
     return t
 
 
-def _family(kind: str, ndim: int, degree: int | None) -> Family:
+def _family(kind: str, ndim: int, degree: int | None) -> Family | None:
+    """None for a free field: the data choose."""
     if kind == "affine":
         return Affine(ndim)
-    if kind != "field" or degree is None:
-        raise ValueError(f"route: 'direct' takes kind 'affine', and 'field' with a degree, got kind {kind!r}")
+    if kind != "field":
+        raise ValueError(f"route: 'direct' takes kind 'affine' and 'field', got kind {kind!r}")
+    if degree is None:
+        return None
     if not 0 <= degree <= 8:
         raise ValueError(f"degree: expected 0 to 8, got {degree!r}")
     return Polynomial(ndim, degree)
@@ -199,12 +205,12 @@ def _unit(family: Family, basis: Array, scale: float) -> Array:
     return np.where(mostly_shift, 1 / (scale * np.maximum(shift, 1e-300)), math.sqrt(2) / np.maximum(linear, 1e-300))
 
 
-def _other_starts(family: Family) -> list[Array]:
-    """Where the coarse search begins besides the identity: rotations by 0.6 radians and shifts by a seventh of the
-    extent, each way along and about each axis."""
+def _starts(family: Family) -> list[Array]:
+    """Where the coarse search begins: at the identity, and for affine fields at rotations by 0.6 radians and shifts by
+    a seventh of the extent, each way along and about each axis."""
+    starts = [np.zeros((1, family.size))]
     if not isinstance(family, Affine):
-        return []
-    starts = []
+        return starts
     for a in range(family.ndim):
         rows = np.zeros((family.ndim, family.ndim + 1))
         rows[a, -1] = 0.3
@@ -214,6 +220,61 @@ def _other_starts(family: Family) -> list[Array]:
             rows[a, b], rows[b, a] = 0.6, -0.6
             starts += [rows.reshape(1, -1), -rows.reshape(1, -1)]
     return starts
+
+
+def _free(x: Array, y: Array, t: Array, report: Callable[[str, float], None]) -> tuple[Family, Fit]:
+    """The polynomial whose degree pays for its numbers (Schwarz's criterion), each starting where the one before it
+    ended."""
+    _, points, _ = grid_points(x.shape[2:])
+    families = [Polynomial(x.ndim - 2, degree) for degree in FREE_DEGREES]
+    best: tuple[float, Family, Fit] | None = None
+    for k, family in enumerate(families):
+        if best is not None and 4 * t.shape[1] * family.size > x[:, 0].size:
+            break
+        report(f"a field of degree {FREE_DEGREES[k]}", k / len(families))
+        if best is None:
+            fit = register(x, y, t, family)
+        else:
+            starts = [_as_in(family, best[1], best[2].theta, points)]
+            fit = register(x, y, t, family, starts=starts, blur=REFINING_BLUR)
+        independent = max(fit.points / fit.inflation, 3.0)
+        score = independent * math.log(max(_unexplained(fit), 1e-30)) + t.shape[1] * family.size * math.log(independent)
+        if best is not None and score >= best[0]:
+            break
+        best = score, family, fit
+    assert best is not None
+    return best[1:]
+
+
+def _as_in(family: Family, smaller: Family, theta: Array, points: Array) -> Array:
+    """The same fields (n_L, size) in a family that holds the smaller one."""
+    fields = np.stack([smaller.field(m, points) for m in theta])
+    return (fields @ np.linalg.pinv(family.basis(points))).reshape(len(theta), -1)
+
+
+def _free_for_each(x: Array, y: Array, report: Callable[[str, float], None]) -> list[Family]:
+    """Up to a degree that serves the first pairs, each with a field of its own."""
+    few = [_free(x[p : p + 1], y[p : p + 1], np.ones((1, 1)), report)[0] for p in range(min(3, len(x)))]
+    most = max(family.size for family in few)
+    ladder = (Polynomial(x.ndim - 2, degree) for degree in FREE_DEGREES)
+    return [family for family in ladder if family.size <= most]
+
+
+def _register_one(x: Array, y: Array, families: list[Family], interpolation: str | None) -> Fit:
+    """One pair through families that hold each other, each starting where the one before it ended."""
+    _, points, _ = grid_points(x.shape[2:])
+    fit, before = None, families[0]
+    for family in families:
+        if fit is None:
+            fit = register(x, y, np.ones((1, 1)), family, interpolation=interpolation)
+        else:
+            starts = [_as_in(family, before, fit.theta, points)]
+            fit = register(
+                x, y, np.ones((1, 1)), family, starts=starts, interpolation=interpolation, blur=REFINING_BLUR
+            )
+        before = family
+    assert fit is not None
+    return fit
 
 
 def _unexplained(fit: Fit) -> float:
@@ -231,12 +292,13 @@ def _outliers(fits: list[Fit]) -> Array:
 def _unlabelled(
     x: Array,
     y: Array,
-    family: Family,
+    families: list[Family],
     rank: int | None,
     alpha: float,
     resolution: float,
     report: Callable[[str, float], None],
 ) -> Result:
+    family = families[-1]
     count, spatial = len(x), x.shape[2:]
     _, points, scale = grid_points(spatial)
     metric = family.gram(points)
@@ -246,7 +308,7 @@ def _unlabelled(
         for p in range(count):
             report(f"pair {p + 1} of {count}", p / count)
             pair = slice(p, p + 1)
-            fits.append(register(x[pair], y[pair], np.ones((1, 1)), family, interpolation=interpolation))
+            fits.append(_register_one(x[pair], y[pair], families, interpolation))
             if p == 2:
                 chosen = [f.interpolation for f in fits]
                 interpolation = max(set(chosen), key=chosen.count)
@@ -255,7 +317,7 @@ def _unlabelled(
         for k, p in enumerate(doubtful.tolist()):
             report(f"pair {p + 1} once more, {k + 1} of {len(doubtful)}", k / len(doubtful))
             pair, settled = slice(p, p + 1), [f.theta for q, f in enumerate(fits) if q not in doubtful]
-            starts = [*_other_starts(family), *settled[:: max(1, len(settled) // 6)]]
+            starts = [*_starts(family), *settled[:: max(1, len(settled) // 6)]]
             again = register(x[pair], y[pair], np.ones((1, 1)), family, starts=starts, interpolation=interpolation)
             fits[p] = min(fits[p], again, key=_unexplained)
     except KeyboardInterrupt:
@@ -327,17 +389,20 @@ def _unlabelled(
 
 
 def _labelled(
-    x: Array, y: Array, t: Array, family: Family, alpha: float, report: Callable[[str, float], None]
+    x: Array, y: Array, t: Array, family: Family | None, alpha: float, report: Callable[[str, float], None]
 ) -> Result:
     spatial, count = x.shape[2:], t.shape[1]
     _, points, scale = grid_points(spatial)
     size = np.abs(t).max(0)
     scaled = t / size  # fields of the largest motion seen: O(1) whatever the unit of t
     report("joint registration", 0.0)
-    fit = register(x, y, scaled, family)
+    if family is None:
+        family, fit = _free(x, y, scaled, report)
+    else:
+        fit = register(x, y, scaled, family)
     if fit.explained < 0.9 and count == 1:
         report("joint registration from other starts", 0.5)
-        fit = min(fit, register(x, y, scaled, family, starts=_other_starts(family)), key=_unexplained)
+        fit = min(fit, register(x, y, scaled, family, starts=_starts(family)), key=_unexplained)
     explained = np.full(len(x), fit.explained)
     blank = Result(
         "affine",

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, StencilGenerators
 
+COARSEST = 16  # points a side of the first grid, at least
+ORDER, LONGEST = 4, 1.5  # of each factor of the recursion: its series, and the pixels that it moves points by
 ROUGHNESS = 1.0  # weight of a free field's mean square second difference, in pixels^2: zero for affine fields
 
 
@@ -27,12 +29,19 @@ class Learned:
     notes: list[str] = field(default_factory=list)
 
 
-def recursive_lconv(x: Tensor, t: Tensor, generators: Generators, recursions: int) -> Tensor:
-    """(I + 1/p sum_i t[n,i] L_i)^p x for images x (N, C, *spatial), each with its own t (N, n_L)."""
-    step = t.to(x.dtype) / recursions
-    shape = (*step.shape, *[1] * (x.dim() - 1))
+def recursive_lconv(x: Tensor, t: Tensor, generators: Generators, recursions: int, order: int = 1) -> Tensor:
+    """(I + 1/p sum_i t[n,i] L_i)^p x for images x (N, C, *spatial), each with its own t (N, n_L).
+
+    With `order` k, each of the p factors is the exponential series up to its k-th power, from k L-convs. Order 1 is the
+    paper's; it lets a wave of omega radians per pixel grow by exp((omega v)^2 / 2p) where exp(tL) moves it by v pixels,
+    while order 4 keeps all waves bounded as long as a factor moves no point by more than 1.5 pixels.
+    """
+    step = (t.to(x.dtype) / recursions).reshape(*t.shape, *[1] * (x.dim() - 1))
     for _ in range(recursions):
-        x = x + (step.reshape(shape) * generators(x)).sum(1)
+        power = x
+        for k in range(1, order + 1):
+            power = (step / k * generators(power)).sum(1)
+            x = x + power
     return x
 
 
@@ -77,47 +86,99 @@ def learn_by_lconv(
     seed: int,
     report: Callable[[str, float], None],
 ) -> Learned:
-    """Minimises |y - (I + t/p L)^p x|^2 over the interior by L-BFGS, at falling blurs; `seed` is for stencils' ties."""
+    """Minimises |y - (I + t/p L)^p x|^2 over the interior by L-BFGS, on grids that grow and at falling blurs; `seed` is
+    for stencils' ties."""
     torch.manual_seed(seed)
     dtype = torch.float64 if x[0].numel() <= 4096 else torch.float32
     device = device or x.device
     x, y, t = x.to(device, dtype), y.to(device, dtype), t.to(device, dtype)
     spatial, size = tuple(x.shape[2:]), t.abs().max(0).values
     scaled = t / size
-    generators = _start(kind, t.shape[1], spatial, dtype).to(device)
-    steps = recursions or min(64, max(16, 2 * max(spatial)))
-    border = max(1, min(spatial) // 8)
-    inside: tuple[Any, ...] = (Ellipsis, *[slice(border, -border)] * len(spatial))
-    blurs = [b for b in (max(spatial) / 10, max(spatial) / 20, max(spatial) / 40) if b > 1.0] + [1.0]
-    residual = 1.0
-    parameters = list(generators.parameters())
-    for level, blur in enumerate(blurs):
-        report(f"L-conv, blur {blur:.1f}", level / len(blurs))
-        source, target = _smooth(x, blur), _smooth(y, blur)
-        variance = target[inside].var()
-        optimizer = torch.optim.LBFGS(
-            parameters, max_iter=40, history_size=20, line_search_fn="strong_wolfe", tolerance_change=1e-12
-        )
-
-        def loss(source: Tensor = source, target: Tensor = target, variance: Tensor = variance) -> Tensor:
-            error = recursive_lconv(source, scaled, generators, steps)[inside] - target[inside]
-            value = error.square().mean() / variance
-            if kind != "affine":  # a free field is not determined where the image is flat
-                value = value + ROUGHNESS * sum(_roughness(p) for p in parameters)
-            return value
-
-        def closure(optimizer: torch.optim.Optimizer = optimizer, loss: Callable[[], Tensor] = loss) -> Tensor:
-            optimizer.zero_grad()
-            value = loss()
-            value.backward()
-            return value
-
-        optimizer.step(closure)
-        with torch.no_grad():
-            error = recursive_lconv(source, scaled, generators, steps)[inside] - target[inside]
-            residual = float(error.square().mean() / variance)
+    # A stencil's taps are a pixel apart, and mean something else on another grid.
+    doublings = 0 if kind == "stencil" else max(min(spatial) // COARSEST, 1).bit_length() - 1
+    factors = [2**k for k in range(doublings, -1, -1)]
+    generators = _start(kind, t.shape[1], _coarse(x, factors[0]).shape[2:], dtype).to(device)
+    residual, steps = 1.0, 1
+    for level, factor in enumerate(factors):
+        source, target = _coarse(x, factor), _coarse(y, factor)
+        grid = tuple(source.shape[2:])
+        if level:
+            generators = _refined(generators, grid)
+        steps = recursions or min(64, max(8, max(grid) // 8))
+        report(f"L-conv on {' x '.join(map(str, grid))} points", level / len(factors))
+        first = (max(grid) / 10, max(grid) / 20, max(grid) / 40) if not level else ()
+        for blur in [*[b for b in first if b > 1.0], 1.0]:
+            residual = _fit(generators, _smooth(source, blur), _smooth(target, blur), scaled, steps)
     found, notes = _finished(generators, size, spatial, steps)
-    return Learned(found, residual, f"a recursive L-conv of {steps} steps", notes)
+    return Learned(found, residual, f"a recursive L-conv of {steps} factors of order {ORDER}", notes)
+
+
+def _fit(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int) -> float:
+    """The residual in units of y's variance, after it was made small."""
+    residual = 1.0
+    for _ in range(2):  # what comes from outside the grid is known once the field is
+        inside = _inside(x, t, generators, steps)
+        residual = _descend(generators, x, y, t, steps, inside)
+    return residual
+
+
+def _inside(x: Tensor, t: Tensor, generators: Generators, steps: int) -> Tensor:
+    """1 at points of each pair that stay in the grid, else 0, (P, 1, *spatial): exp(tL) of coordinates is the flow."""
+    spatial = x.shape[2:]
+    axes = [torch.arange(size, dtype=x.dtype, device=x.device) for size in spatial]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, *spatial)
+    last = torch.tensor(spatial, dtype=x.dtype, device=x.device).reshape(-1, *[1] * len(spatial)) - 1
+    margin = (last / 16).clamp(1.0, 4.0)
+    with torch.no_grad():
+        flow = recursive_lconv(points, t, generators, steps, ORDER)
+    kept = ((flow >= margin) & (flow <= last - margin) & (points >= margin) & (points <= last - margin)).all(1, True)
+    return kept.to(x.dtype)
+
+
+def _descend(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int, inside: Tensor) -> float:
+    parameters, count = list(generators.parameters()), inside.sum() * x.shape[1]
+    variance = ((y - (y * inside).sum() / count).square() * inside).sum() / count
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=40, history_size=20, line_search_fn="strong_wolfe", tolerance_change=1e-9
+    )
+
+    def misfit() -> Tensor:
+        error = recursive_lconv(x, t, generators, steps, ORDER) - y
+        return (error.square() * inside).sum() / count / variance
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = misfit()
+        if not isinstance(generators, AffineGenerators):  # a free field is not determined where the image is flat
+            value = value + ROUGHNESS * sum(_roughness(p) for p in parameters)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        return float(misfit())
+
+
+def _coarse(images: Tensor, factor: int) -> Tensor:
+    """Means over blocks of factor points a side; what does not fill one is cut off on both sides."""
+    for axis in range(2, images.dim()):
+        blocks = images.shape[axis] // factor
+        start = (images.shape[axis] - blocks * factor) // 2
+        images = images.narrow(axis, start, blocks * factor).unflatten(axis, (blocks, factor)).mean(axis + 1)
+    return images
+
+
+def _refined(generators: Generators, grid: tuple[int, ...]) -> Generators:
+    """The same fields on a grid of about twice the points a side."""
+    with torch.no_grad():
+        if isinstance(generators, AffineGenerators):  # pixels per unit time, in coordinates of half the extent
+            generators.matrix.mul_(2)
+            generators.shift.mul_(2)
+            return generators
+        assert isinstance(generators, FieldGenerators)
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(grid)]
+        field_ = 2 * torch.nn.functional.interpolate(generators.field, size=grid, mode=mode, align_corners=False)
+    return FieldGenerators(field_, accuracy=8, padding_mode="replicate", learnable=True)
 
 
 def _roughness(p: Tensor) -> Tensor:
@@ -147,9 +208,9 @@ def _finished(
             corner = torch.zeros(())
             values = generators.values / size.reshape(-1, *[1] * (generators.values.dim() - 1))
             found = StencilGenerators(values.float(), torch.tensor(generators.taps), padding_mode="replicate")
-    if corner > 1:
+    if corner > LONGEST:
         raise ValueError(
-            f"recursions: {steps} steps move points by up to {float(corner):.1f} pixels each, more than differences "
+            f"recursions: {steps} factors move points by up to {float(corner):.1f} pixels each, more than differences "
             "see: expected more recursions, or smaller parameters"
         )
     return found, notes

@@ -8,7 +8,8 @@ blur both images and take fewer points. Levenberg's damping keeps each step from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ from lconv_fast.discovery.flows import Array, Family, grid_points
 INTERPOLATIONS = {"linear": 1, "cubic spline": 3}
 MARGIN = 1.0  # pixels from the border that take no part: there, splines depend on what lies outside
 SLOPE_STEP = 1e-3  # pixels
+UNDETERMINED = 1e-10  # of the mean information about a number
+WORKSPACE = 1 << 24  # numbers that the derivatives of one part of the points take
 LEAST_KEPT = 0.35  # of the points away from the border: a warp that leaves less inside explains nothing
 
 
@@ -35,7 +38,9 @@ class Fit:
 
     @property
     def covariance(self) -> Array:
-        return np.linalg.pinv(self.information) * self.residual * self.inflation
+        # What the data do not determine is uncertain, not known to be zero.
+        ridge = UNDETERMINED * np.trace(self.information) / len(self.information) * np.eye(len(self.information))
+        return np.linalg.inv(self.information + ridge) * self.residual * self.inflation
 
     @property
     def explained(self) -> float:
@@ -69,15 +74,22 @@ class Level:
             [ndimage.map_coordinates(c, index, order=self.order, mode="nearest", prefilter=False) for c in self.x[pair]]
         )
 
-    def residuals(self, pair: int, family: Family, m: Array, slopes: bool) -> tuple[Array, Array | None, Array]:
-        """y - x o phi (C, N), its derivatives in m (C, size, N), and which points take part (N,)."""
-        phi, dphi = family.flow(m, self.points, slopes)
+    def parts(self, family: Family) -> Iterator[slice]:
+        """Of the points, so that the derivatives' memory does not grow with the grid."""
+        length = max(1024, WORKSPACE // (family.size * family.ndim))
+        return (slice(start, start + length) for start in range(0, self.points.shape[1], length))
+
+    def residuals(
+        self, pair: int, family: Family, m: Array, slopes: bool, part: slice = slice(None)
+    ) -> tuple[Array, Array | None, Array]:
+        """y - x o phi (C, N), its derivatives in m (C, size, N), and which points of the part take part (N,)."""
+        phi, dphi = family.flow(m, self.points[:, part], slopes)
         center = (np.array(self.spatial)[:, None] - 1) / 2
         index = phi * self.scale + center
         last = np.array(self.spatial)[:, None] - 1
         kept = ((index >= self.margin) & (index <= last - self.margin)).all(0)
-        kept &= self.away
-        index, target = index[:, kept], self.y[pair][:, kept]
+        kept &= self.away[part]
+        index, target = index[:, kept], self.y[pair][:, part][:, kept]
         residual = target - self.sample(pair, index)
         if dphi is None or not slopes:
             return residual, None, kept
@@ -124,20 +136,20 @@ def _normal_equations(level: Level, family: Family, theta: Array, t: Array) -> t
     size = theta.size
     information, gradient, count = np.zeros((size, size)), np.zeros(size), 0
     for pair in range(len(t)):
-        residual, jacobian, _ = level.residuals(pair, family, t[pair] @ theta, True)
-        assert jacobian is not None
-        flat = jacobian.transpose(1, 0, 2).reshape(family.size, -1)
-        h, g = flat @ flat.T, flat @ residual.ravel()
-        information += np.kron(np.outer(t[pair], t[pair]), h)
-        gradient += np.kron(t[pair], g)
-        count += residual.size
+        for part in level.parts(family):
+            residual, jacobian, _ = level.residuals(pair, family, t[pair] @ theta, True, part)
+            assert jacobian is not None
+            flat = jacobian.transpose(1, 0, 2).reshape(family.size, -1)
+            information += np.kron(np.outer(t[pair], t[pair]), flat @ flat.T)
+            gradient += np.kron(t[pair], flat @ residual.ravel())
+            count += residual.size
     return information, gradient, count
 
 
 def _descend(
     level: Level, family: Family, theta: Array, t: Array, iterations: int, tolerance: float, prior: Array
 ) -> tuple[Array, float]:
-    damping = 1e-4
+    damping, start = 1e-4, theta
     for _ in range(iterations):
         information, gradient, _ = _normal_equations(level, family, theta, t)
         improved = False
@@ -156,7 +168,9 @@ def _descend(
         damping = max(damping / 10, 1e-12)
         if np.abs(step).max() < tolerance or gain < 1e-14 * cost:
             break
-    return theta, _mean_squares(level, family, (theta,), t)[0]
+    cost = _mean_squares(level, family, (theta,), t)[0]
+    # Step by step, points may have left until none could be compared.
+    return (theta, cost) if math.isfinite(cost) else (start, _mean_squares(level, family, (start,), t)[0])
 
 
 def _blurs(spatial: Sequence[int]) -> list[float]:
@@ -173,15 +187,17 @@ def _inflation(level: Level, family: Family, theta: Array, t: Array, information
     points, as one factor, never below 1."""
     scores = np.zeros_like(information)
     for pair in range(len(t)):
-        values, jacobian, kept = level.residuals(pair, family, t[pair] @ theta, True)
-        assert jacobian is not None
-        score = (jacobian * values[:, None]).sum(0)  # (size, N)
-        index = level.index[:, kept].astype(int) // 4
-        block = np.ravel_multi_index(tuple(index), tuple(s // 4 + 1 for s in level.spatial))
-        _, place = np.unique(block, return_inverse=True)
-        sums = np.stack([np.bincount(place, weights=row) for row in score])
+        blocks = tuple(s // 4 + 1 for s in level.spatial)
+        sums = np.zeros((family.size, math.prod(blocks)))
+        for part in level.parts(family):
+            values, jacobian, kept = level.residuals(pair, family, t[pair] @ theta, True, part)
+            assert jacobian is not None
+            score = (jacobian * values[:, None]).sum(0)  # (size, N)
+            block = np.ravel_multi_index(tuple(level.index[:, part][:, kept].astype(int) // 4), blocks)
+            for row, total in zip(score, sums, strict=True):
+                total += np.bincount(block, weights=row, minlength=len(total))
         scores += np.kron(np.outer(t[pair], t[pair]), sums @ sums.T)
-    ratio = np.trace(np.linalg.pinv(information) @ scores) / len(information) / max(residual, 1e-300)
+    ratio = np.trace(np.linalg.pinv(information, hermitian=True) @ scores) / len(information) / max(residual, 1e-300)
     return float(max(1.0, ratio))
 
 
@@ -193,22 +209,23 @@ def register(
     *,
     starts: Sequence[Array] = (),
     interpolation: str | None = None,
+    blur: float = math.inf,
     tolerance: float = 1e-10,
     report: Callable[[str], None] = lambda message: None,
 ) -> Fit:
     """The fields theta (n_L, size) with y_p = x_p o exp(sum_i t[p,i] theta_i), pairs (P, C, *spatial), labels (P, n_L).
 
-    `starts`: fields to begin from besides none at all; the one with the smallest residual after the coarse levels goes
-    on. `interpolation`: a key of INTERPOLATIONS, by default the one with the smaller residual.
+    `starts`: fields to begin from, by default none at all; the one with the smallest residual after the coarse levels
+    goes on. `interpolation`: a key of INTERPOLATIONS, by default the one with the smaller residual.
+    `blur`: the largest to begin with, in pixels.
     """
     spatial = x.shape[2:]
-    blurs = _blurs(spatial)
+    blurs = [b for b in _blurs(spatial) if b <= blur]
     _, points, _ = grid_points(spatial)
     prior = np.kron(np.eye(t.shape[1]), family.gram(points))
     levels = [Level(x, y, blur, 1) for blur in blurs[:-1] or [0.0]]
-    candidates = [np.zeros((t.shape[1], family.size)), *starts]
     best: tuple[float, Array] | None = None
-    for start in candidates:
+    for start in starts or [np.zeros((t.shape[1], family.size))]:
         theta = start.copy()
         for level in levels:
             report(f"blur {level.blur:.1f}")
