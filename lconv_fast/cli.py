@@ -98,7 +98,7 @@ def discover(
         typer.Argument(help="A .npz or .safetensors file with x, y (P, C, *spatial), perhaps t; or paper, or demo."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the result and the pictures.")] = Path("lconv_discovery"),
-    kind: Annotated[str, typer.Option(help="affine, field, stencil or dense.")] = "affine",
+    kind: Annotated[str, typer.Option(help="affine, field, stencil, graph or dense.")] = "affine",
     degree: Annotated[int | None, typer.Option(help="Of a polynomial field.")] = None,
     route: Annotated[str, typer.Option(help="auto, direct or lconv.")] = "auto",
     num_generators: Annotated[int | None, typer.Option(help="By default, found by a test.")] = None,

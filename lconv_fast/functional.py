@@ -59,6 +59,10 @@ def lconv_for(
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
+    if not isinstance(generators, GridGenerators | DenseGenerators):
+        raise TypeError(
+            f"generators: expected generators on a grid, got {type(generators).__name__}; graphs go to LConvGraph"
+        )
     if not isinstance(input, Tensor):
         raise TypeError(f"{caller}: expected input to be a tensor, got {type(input).__name__}")
     if input.dtype not in FLOAT_TYPES:

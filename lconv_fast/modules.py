@@ -77,18 +77,12 @@ class _LConv(nn.Module):
         """
         with torch.no_grad():
             ins = self.in_channels // self.groups
-            noise = self.generators.mean_square()
-            if noise.is_meta:
-                return  # no numbers yet, as in nn.init
-            rates = [r or 1.0 for r in noise.tolist()]
-            share = 1 / ((len(rates) + 1) * ins)
-            if self.factorized:
-                _uniform(self.weight0, share)
+            if not self.factorized:
+                keep_variance(self.weight, self.generators, ins)
+            elif rates := _rates(self.generators):
+                _uniform(self.weight0, 1 / ((len(rates) + 1) * ins))
                 for epsilon, r in zip(self.epsilon, rates, strict=True):
                     _uniform(epsilon, 1 / (ins * r))
-            else:
-                for weight, r in zip(self.weight, [1.0, *rates], strict=True):
-                    _uniform(weight, share / r)
             if self.bias is not None:
                 self.bias.zero_()
 
@@ -122,6 +116,20 @@ class _LConv(nn.Module):
         if self.factorized:
             text += ", factorized=True"
         return text
+
+
+def keep_variance(weight: Tensor, generators: Generators, fan_in: int) -> None:
+    """Fills (n_L + 1, out, in) as `reset_parameters` says."""
+    with torch.no_grad():
+        if rates := _rates(generators):
+            for part, r in zip(weight, [1.0, *rates], strict=True):
+                _uniform(part, 1 / ((len(rates) + 1) * fan_in * r))
+
+
+def _rates(generators: Generators) -> list[float]:
+    """r_i; none on the meta device, where there are no numbers yet, as in nn.init."""
+    noise = generators.mean_square()
+    return [] if noise.is_meta else [r or 1.0 for r in noise.tolist()]
 
 
 def _uniform(weight: Tensor, variance: float) -> None:

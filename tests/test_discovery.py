@@ -12,8 +12,17 @@ from skimage.transform import resize
 from torch.nn import functional as F
 
 import lconv_fast as lc
-from lconv_fast.discovery import alignment, centralizer, closed, discover, identify, recursive_lconv, unscramble
-from lconv_fast.discovery.algebra import _catalogue
+from lconv_fast.discovery import (
+    alignment,
+    centralizer,
+    closed,
+    discover,
+    field_on,
+    identify,
+    recursive_lconv,
+    unscramble,
+)
+from lconv_fast.discovery.algebra import _catalogue, fields_of
 from lconv_fast.discovery.dimension import rank_test
 from lconv_fast.discovery.flows import Affine, Polynomial, grid_points
 
@@ -294,7 +303,8 @@ IMAGES = torch.rand(3, 1, 8, 8)
         ({"y": IMAGES[:2]}, r"y: expected the shape of x, \(3, 1, 8, 8\), got \(2, 1, 8, 8\)"),
         ({"x": torch.ones(3, 1, 8, 8)}, r"x: expected images that vary, but those of pairs \[0, 1, 2\] are constant"),
         ({"y": IMAGES / 0}, "y: expected finite values"),
-        ({"kind": "graph"}, "kind: expected one of affine, field, stencil, dense, got 'graph'"),
+        ({"kind": "mesh"}, "kind: expected one of affine, field, stencil, graph, dense, got 'mesh'"),
+        ({"kind": "graph"}, "x: kind 'graph' takes"),
         ({"parameters": torch.zeros(3)}, "parameters: all are zero"),
         ({"parameters": torch.ones(2)}, r"parameters: expected shape \(3,\) or \(3, n_L\)"),
         ({"parameters": torch.rand(3, 4)}, "x: 3 pairs cannot identify 4 generators"),
@@ -378,6 +388,33 @@ def test_scrambled_pixels(shape):
     scrambled = [found.images(t.flatten(2)[..., hidden.tolist()]) for t in (x, y)]
     learned = discover(*scrambled, parameters=torch.full((6,), 0.3), progress=False)
     assert alignment(learned.generators, true_generators("so(2)"), shape).correlations[0] > 0.99
+
+
+def test_generator_on_the_graph_of_scrambled_pixels():
+    """Neighbours from the data's statistics, a weight on each edge by the L-conv, the field where the pixels belong."""
+    random, size = np.random.default_rng(3), 10
+    patches = natural_patches(800, size + 8, random).reshape(-1, size + 8, size + 8)
+    angles = random.uniform(-0.15, 0.15, len(patches))
+    turned = [ndimage.rotate(p, np.degrees(a), reshape=False, order=3) for p, a in zip(patches, angles, strict=True)]
+    hidden = random.permutation(size * size)
+    x, y = (
+        torch.from_numpy(np.stack(list(v))[:, 4:-4, 4:-4].reshape(-1, size * size)[:, hidden].copy())[:, None]
+        for v in (patches, turned)
+    )
+    found = discover(x, y, kind="graph", parameters=torch.from_numpy(angles), progress=False)
+    assert found.residual < 0.01
+    field = field_on(found.generators, unscramble(x, (size, size))).field
+    true = true_generators("so(2)")
+    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    rotation = fields_of(true, (size, size)).reshape(1, 2, size, size)[inner].ravel()
+    learned = field[inner].double().numpy().ravel()
+    assert abs(learned @ rotation) > 0.96 * np.linalg.norm(learned) * np.linalg.norm(rotation)
+    layer = lc.LConvGraph(1, 4, found.generators)
+    assert layer(x.float().transpose(1, 2)).shape == (800, size * size, 4)
+    with pytest.raises(ValueError, match="values cannot identify"):
+        discover(x[:25], y[:25], kind="graph", parameters=torch.from_numpy(angles[:25]), progress=False)
+    with pytest.raises(ValueError, match="kind 'graph' needs labelled pairs"):
+        discover(x, y, kind="graph", progress=False)
 
 
 def test_pixels_without_a_grid_are_refused():

@@ -11,7 +11,7 @@ from lconv_fast.discovery.algebra import Algebra, Alignment, alignment, centrali
 from lconv_fast.discovery.discover import discover
 from lconv_fast.discovery.recursive import recursive_lconv
 from lconv_fast.discovery.result import Result
-from lconv_fast.discovery.scrambled import Unscrambled, unscramble
+from lconv_fast.discovery.scrambled import Unscrambled, field_on, unscramble
 
 __all__ = [
     "Algebra",
@@ -22,6 +22,7 @@ __all__ = [
     "centralizer",
     "closed",
     "discover",
+    "field_on",
     "identify",
     "recursive_lconv",
     "unscramble",

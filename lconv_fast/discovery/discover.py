@@ -17,17 +17,19 @@ from lconv_fast.checks import check_float
 from lconv_fast.discovery.algebra import identify
 from lconv_fast.discovery.dimension import rank_test
 from lconv_fast.discovery.flows import Affine, Array, Family, Polynomial, grid_points
-from lconv_fast.discovery.recursive import learn_by_lconv
+from lconv_fast.discovery.recursive import Learned, learn_by_lconv, learn_on_graph
 from lconv_fast.discovery.registration import Fit, register
 from lconv_fast.discovery.regression import learn_dense
 from lconv_fast.discovery.result import Result
+from lconv_fast.discovery.scrambled import likest
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators
 
-KINDS = ("affine", "field", "stencil", "dense")
+KINDS = ("affine", "field", "stencil", "graph", "dense")
 ROUTES = ("auto", "direct", "lconv")
 FREE_DEGREES = (1, 3, 5, 7)  # of the polynomials that a free field may turn out to be
 RESOLUTION, FREE_RESOLUTION = 0.01, 0.2  # pixels
 REFINING_BLUR = 2.0  # pixels: a field that starts from a smaller family's needs no coarser view
+NEAREST = 12  # neighbours of a node whose graph is not given: on a grid, those up to two points away
 EXPLAINED = 0.5  # of y's variance: what a warp must explain of a pair for it to count as one
 
 
@@ -40,6 +42,7 @@ def discover(
     num_generators: int | None = None,
     recursions: int | None = None,
     degree: int | None = None,
+    edges: Tensor | None = None,
     route: str = "auto",
     alpha: float = 0.01,
     resolution: float | None = None,
@@ -57,11 +60,14 @@ def discover(
 
     Args:
         x, y: pairs (P, C, *spatial) with 1 to 3 spatial axes; the same group element acts on all channels of a pair.
-        kind: "affine", "field" (polynomial of `degree`, or free without it), "stencil" or "dense".
+        kind: "affine", "field" (polynomial of `degree`, or free without it), "stencil", "graph" or "dense". For
+            graphs, x and y are (P, C, nodes).
         parameters: known t, (P,) or (P, n_L); None: unlabelled.
         num_generators: n_L for unlabelled pairs; None: by the rank test.
         recursions: p of the L-conv route; the number of factors; None: from the grid's size.
         degree: of a polynomial field; None: free.
+        edges: of a graph, (2, E), sources and targets; each node's edge to itself is added. None: each node and the
+            NEAREST most like it in the images.
         alpha: level of the tests: the probability of one generator too many.
         resolution: pixels; motions below it do not count as a generator, since interpolation makes such errors. None:
             0.01, and 0.2 for a free field, which polynomials do not hold exactly.
@@ -80,6 +86,8 @@ def discover(
     with _progress(progress) as report:
         if kind == "dense":
             result = learn_dense(images, targets, t)
+        elif kind == "graph":
+            result = _on_graph(x, y, t, edges, recursions, device, report)
         elif route == "lconv" or (route == "auto" and kind == "stencil"):
             result = _by_lconv(x, y, t, kind, recursions, device, seed, report)
         else:
@@ -126,7 +134,7 @@ def _checked(
     if x.shape[0] == 0 or x.shape[1] == 0 or min(x.shape[2:]) < 5:
         raise ValueError(f"x: expected a pair or more, of at least 5 points on each axis, got {tuple(x.shape)}")
     flat = [int(p) for p in torch.nonzero(x.detach().double().flatten(1).std(1) == 0).flatten()]
-    if flat:
+    if len(flat) == len(x) or (flat and kind != "graph"):  # a graph is learned from many images: some may be blank
         raise ValueError(f"x: expected images that vary, but those of pairs {flat[:5]} are constant")
     if parameters is None:
         if num_generators is not None and not 1 <= num_generators <= len(x):
@@ -442,6 +450,31 @@ def _labelled(
     return blank
 
 
+def _on_graph(
+    x: Tensor,
+    y: Tensor,
+    t: Array | None,
+    edges: Tensor | None,
+    recursions: int | None,
+    device: Any,
+    report: Callable[[str, float], None],
+) -> Result:
+    if x.dim() != 3:
+        raise ValueError(f"x: kind 'graph' takes (P, C, nodes), got {tuple(x.shape)}")
+    if t is None:
+        raise ValueError("parameters: kind 'graph' needs labelled pairs, got None")
+    nodes = x.shape[2]
+    if edges is None:
+        edges = likest(torch.cat([x, y]), NEAREST)
+    itself = torch.arange(nodes, device=edges.device).expand(2, -1)
+    edges = torch.cat([edges[:, edges[0] != edges[1]], itself], 1)
+    unknowns, equations = edges.shape[1] * t.shape[1], x.numel()
+    if equations < 2 * unknowns:
+        raise ValueError(f"x: {equations} values cannot identify {unknowns} numbers on {edges.shape[1]} edges")
+    learned = learn_on_graph(x, y, torch.from_numpy(t), edges, recursions, device, report)
+    return _of_learned("graph", learned, x, t)
+
+
 # ---- the L-conv route -----------------------------------------------------------------------------------------------
 
 
@@ -458,6 +491,10 @@ def _by_lconv(
     if t is None:
         raise ValueError(f"parameters: kind {kind!r} by the L-conv route needs labelled pairs, got None")
     learned = learn_by_lconv(x, y, torch.from_numpy(t), kind, recursions, device, seed, report)
+    return _of_learned(kind, learned, x, t)
+
+
+def _of_learned(kind: str, learned: Learned, x: Tensor, t: Array) -> Result:
     explained = np.full(len(x), 1 - learned.residual)
     notes = list(learned.notes)
     if learned.residual > 1 - EXPLAINED:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, StencilGenerators
+from lconv_fast.graph import GraphGenerators
 
 COARSEST = 16  # points a side of the first grid, at least
 ORDER, LONGEST = 4, 1.5  # of each factor of the recursion: its series, and the pixels that it moves points by
@@ -113,6 +114,30 @@ def learn_by_lconv(
     return Learned(found, residual, f"a recursive L-conv of {steps} factors of order {ORDER}", notes)
 
 
+def learn_on_graph(
+    x: Tensor,
+    y: Tensor,
+    t: Tensor,
+    edges: Tensor,
+    recursions: int | None,
+    device: Any,
+    report: Callable[[str, float], None],
+) -> Learned:
+    """The same for weights on edges (2, E); x, y (P, C, nodes). All nodes take part: a graph does not say
+    where it ends."""
+    device = device or x.device
+    f, g, t = (v.to(device, torch.float64) for v in (x.transpose(1, 2), y.transpose(1, 2), t))
+    size = t.abs().max(0).values
+    zero = torch.zeros(t.shape[1], edges.shape[1], dtype=torch.float64, device=device)
+    generators = GraphGenerators(edges.to(device), zero, x.shape[2], learnable=True)
+    steps = recursions or 2
+    report("L-conv on the graph", 0.0)
+    residual = _descend(generators, f, g, t / size, steps, torch.ones_like(f[:, :, :1]))
+    weight = (generators.edge_weight.detach() / size[:, None]).float()
+    found = GraphGenerators(generators.edge_index, weight, x.shape[2])
+    return Learned(found, residual, f"a recursive L-conv of {steps} factors of order {ORDER}")
+
+
 def _fit(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int) -> float:
     """The residual in units of y's variance, after it was made small."""
     residual = 1.0
@@ -136,7 +161,7 @@ def _inside(x: Tensor, t: Tensor, generators: Generators, steps: int) -> Tensor:
 
 
 def _descend(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int, inside: Tensor) -> float:
-    parameters, count = list(generators.parameters()), inside.sum() * x.shape[1]
+    parameters, count = list(generators.parameters()), inside.expand_as(x).sum()
     variance = ((y - (y * inside).sum() / count).square() * inside).sum() / count
     optimizer = torch.optim.LBFGS(
         parameters, max_iter=40, history_size=20, line_search_fn="strong_wolfe", tolerance_change=1e-9
@@ -149,7 +174,9 @@ def _descend(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int
     def closure() -> Tensor:
         optimizer.zero_grad()
         value = misfit()
-        if not isinstance(generators, AffineGenerators):  # a free field is not determined where the image is flat
+        if isinstance(
+            generators, FieldGenerators | StencilGenerators
+        ):  # a free field is not determined where the image is flat
             value = value + ROUGHNESS * sum(_roughness(p) for p in parameters)
         value.backward()
         return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import shortest_path
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from lconv_fast.checks import check_float
 from lconv_fast.discovery.flows import Array, Polynomial
+from lconv_fast.generators import FieldGenerators
+from lconv_fast.graph import GraphGenerators
 
 WORST = 0.16  # mean square distance in pixels between a pixel's place and the grid's: above it, some are mixed up
 
@@ -47,6 +50,30 @@ def _distances(images: Tensor) -> Array:
         raise ValueError("images: expected pixels that vary over the images")
     squares = (data**2).mean(0)
     return np.maximum(squares[:, None] + squares - 2 * (data.T @ data) / len(data), 0)
+
+
+def likest(images: Tensor, near: int) -> Tensor:
+    """(2, d * near): each pixel as a target, and as sources the `near` others that are most like it in the images."""
+    lengths = _distances(images)
+    np.fill_diagonal(lengths, np.inf)
+    closest = np.argsort(lengths, axis=1)[:, : min(near, len(lengths) - 1)]
+    targets = np.repeat(np.arange(len(lengths)), closest.shape[1])
+    return torch.from_numpy(np.stack([closest.ravel(), targets]))
+
+
+def field_on(generators: GraphGenerators, unscrambled: Unscrambled) -> FieldGenerators:
+    """The field of generators on scrambled pixels: v_i(mu) = sum_e w[i, e] (place(nu) - place(mu)), the first
+    moments of each node's edges."""
+    height, width = unscrambled.shape
+    place = np.empty((height * width, 2))
+    place[unscrambled.order] = np.stack(np.divmod(np.arange(height * width), width), 1)
+    source, target = generators.edge_index.cpu().numpy()
+    moved = place[source] - place[target]
+    field = np.zeros((generators.num_generators, 2, height * width))
+    for i, weight in enumerate(generators.edge_weight.detach().double().cpu().numpy()):
+        for axis in range(2):
+            field[i, axis] = np.bincount(target, weight * moved[:, axis], height * width)[unscrambled.order]
+    return FieldGenerators(torch.from_numpy(field.reshape(-1, 2, height, width)).float())
 
 
 def _embedded(distances: Array, near: int = 8) -> Array:
