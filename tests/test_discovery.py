@@ -302,6 +302,7 @@ IMAGES = torch.rand(3, 1, 8, 8)
     [
         ({"y": IMAGES[:2]}, r"y: expected the shape of x, \(3, 1, 8, 8\), got \(2, 1, 8, 8\)"),
         ({"x": torch.ones(3, 1, 8, 8)}, r"x: expected images that vary, but those of pairs \[0, 1, 2\] are constant"),
+        ({"y": torch.ones(3, 1, 8, 8)}, r"y: expected images that vary, but those of pairs \[0, 1, 2\] are constant"),
         ({"y": IMAGES / 0}, "y: expected finite values"),
         ({"kind": "mesh"}, "kind: expected one of affine, field, stencil, graph, dense, got 'mesh'"),
         ({"kind": "graph"}, "x: kind 'graph' takes"),
@@ -482,6 +483,17 @@ def test_generated_algebra():
     matrix[0], shift[1, 0] = torch.tensor([[0.0, -1.0], [1.0, 0.0]]), 1.0
     two = lc.AffineGenerators(matrix, shift)
     assert identify(two).name == "unknown" and identify(closed(two, (20, 20))).name == "se(2)"
+
+
+def test_fewer_pairs_than_generators_say_so():
+    """One pair shows one generator, two show two of se(2): there may be more, and the result says so."""
+    random = np.random.default_rng(8)
+    for count in (1, 2):
+        x = random.standard_normal((count, 1, 20, 20))
+        move = [0.2 * basis("se(2)")[k] + 0.03 * basis("se(2)")[0] for k in (2, 1)]
+        y = np.stack([spline_warp(image[0], m)[None] for image, m in zip(x, move, strict=False)])
+        found = discover(torch.from_numpy(x), torch.from_numpy(y), progress=False)
+        assert found.dimension == count and any("there may be others" in note for note in found.notes)
 
 
 def test_free_field_unlabelled():

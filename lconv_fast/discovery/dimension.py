@@ -66,7 +66,7 @@ def rank_test(m: Array, covariances: Array, metric: Array, alpha: float, rank: i
     v = m @ root.T
     weights = np.stack([np.linalg.pinv(root @ c @ root.T, rcond=1e-14, hermitian=True) for c in covariances])
     _, singular, directions = np.linalg.svd(v, full_matrices=True)
-    most = min(size, count - 1) if rank is None else rank
+    most = min(size, count) if rank is None else rank
     p_values: list[float] = []
     for k in range(most + 1) if rank is None else [rank]:
         if k == 0:

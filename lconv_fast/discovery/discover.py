@@ -133,9 +133,11 @@ def _checked(
         raise ValueError(f"y: expected the shape of x, {tuple(x.shape)}, got {tuple(y.shape)}")
     if x.shape[0] == 0 or x.shape[1] == 0 or min(x.shape[2:]) < 5:
         raise ValueError(f"x: expected a pair or more, of at least 5 points on each axis, got {tuple(x.shape)}")
-    flat = [int(p) for p in torch.nonzero(x.detach().double().flatten(1).std(1) == 0).flatten()]
-    if len(flat) == len(x) or (flat and kind != "graph"):  # a graph is learned from many images: some may be blank
-        raise ValueError(f"x: expected images that vary, but those of pairs {flat[:5]} are constant")
+    for name, value in (("x", x), ("y", y)):
+        flat = [int(p) for p in torch.nonzero(value.detach().double().flatten(1).std(1) == 0).flatten()]
+        # A graph is learned from many images: some may be blank.
+        if len(flat) == len(x) or (flat and kind != "graph"):
+            raise ValueError(f"{name}: expected images that vary, but those of pairs {flat[:5]} are constant")
     if parameters is None:
         if num_generators is not None and not 1 <= num_generators <= len(x):
             raise ValueError(f"num_generators: expected 1 to {len(x)}, the number of pairs, got {num_generators!r}")
