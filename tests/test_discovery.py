@@ -331,10 +331,8 @@ def test_recursions_too_few_for_the_motion():
 
 
 def test_interrupted_keeps_what_was_found(monkeypatch):
-    from lconv_fast.discovery import discover as function
-    from lconv_fast.discovery import registration
+    from lconv_fast.discovery import direct, registration
 
-    module = __import__("sys").modules[function.__module__]
     done = []
 
     def register(*arguments, **keywords):
@@ -343,9 +341,9 @@ def test_interrupted_keeps_what_was_found(monkeypatch):
         done.append(1)
         return registration.register(*arguments, **keywords)
 
-    monkeypatch.setattr(module, "register", register)
+    monkeypatch.setattr(direct, "register", register)
     x = torch.rand(8, 1, 16, 16, dtype=torch.float64) - 0.5
-    found = function(x, bilinear_rotation(x, 0.2), progress=False)
+    found = discover(x, bilinear_rotation(x, 0.2), progress=False)
     assert found.interrupted and found.dimension == 1 and len(found.parameters) == 3
 
 

@@ -33,15 +33,10 @@ def learn_dense(x: Array, y: Array, t: Array | None) -> Result:
     return Result(
         "dense",
         "linear regression",
-        generators,
         np.full((len(x), 1), parameter),
-        residual,
-        1,
-        [],
-        0.0,
-        None,
-        np.zeros(0),
-        0.0,
         np.full(len(x), 1 - residual),
+        generators=generators,
+        residual=residual,
+        dimension=1,
         notes=notes,
     )

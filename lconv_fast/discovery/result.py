@@ -28,16 +28,16 @@ class Result:
 
     kind: str
     route: str
-    generators: Generators | None
     parameters: Array
-    residual: float
-    dimension: int
-    p_values: list[float]
-    alpha: float
-    algebra: Algebra | None
-    spectrum: Array
-    seconds: float
     explained: Array  # (P,) fraction of each y's variance; below 0.5, the pair takes no part
+    generators: Generators | None = None
+    residual: float = 1.0
+    dimension: int = 0
+    p_values: list[float] = field(default_factory=list)
+    alpha: float = 0.01
+    algebra: Algebra | None = None
+    spectrum: Array = field(default_factory=lambda: np.zeros(0))
+    seconds: float = 0.0
     interrupted: bool = False
     notes: list[str] = field(default_factory=list)
 
