@@ -163,10 +163,33 @@ struct Packer {
     }
   }
 
-  // Central differences of order 2, by far the most frequent: pointers and coefficients stay in registers.
-  // kGenerators: their number; 0 where it is known at run time; -1 for the differences themselves.
+  // Few channels: what is done once per point costs as much as what is done for its channels. body(vectors): their
+  // number where it is 1 or 2, known at compile time; else 0.
+  template <class Body>
+  static inline void with_vectors(int64_t width, Body body) {
+    switch (width) {
+      case kLanes<A>:
+        return body(std::integral_constant<int, 1>());
+      case 2 * kLanes<A>:
+        return body(std::integral_constant<int, 2>());
+      default:
+        return body(std::integral_constant<int, 0>());
+    }
+  }
+
   template <int kComponents, int kGenerators>
   void run_central(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+    with_vectors(width, [&](auto vectors) {
+      run_central_of<kComponents, kGenerators, vectors>(coefficients, width, count, out, stride);
+    });
+  }
+
+  // Central differences of order 2, by far the most frequent: pointers and coefficients stay in registers.
+  // kGenerators: their number; 0 where it is known at run time; -1 for the differences themselves.
+  // kVectors: of channels; 0 where their number is known at run time.
+  template <int kComponents, int kGenerators, int kVectors>
+  void run_central_of(const A* coefficients, int64_t any_width, int64_t count, A* out, int64_t stride) {
+    const int64_t width = kVectors ? kVectors * kLanes<A> : any_width;
     constexpr int kTaps = 2 * kComponents, kHeld = kGenerators > 0 ? kGenerators * kComponents : 1;
     const S* tap[kTaps + 1];
     Vector<A> weight[kComponents];
@@ -312,6 +335,14 @@ struct Packer {
   // a time.
   template <int kTaps, int kCount>
   void run_taps(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+    with_vectors(width, [&](auto vectors) {
+      run_taps_of<kTaps, kCount, vectors>(coefficients, width, count, out, stride);
+    });
+  }
+
+  template <int kTaps, int kCount, int kVectors>
+  void run_taps_of(const A* coefficients, int64_t any_width, int64_t count, A* out, int64_t stride) {
+    const int64_t width = kVectors ? kVectors * kLanes<A> : any_width;
     const S* tap[kTaps + 1];
     for (int j = 0; j <= kTaps; ++j) tap[j] = neighbour[j];
     const int64_t step = advance[kTaps];
