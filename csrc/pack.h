@@ -335,9 +335,8 @@ struct Packer {
   // a time.
   template <int kTaps, int kCount>
   void run_taps(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
-    with_vectors(width, [&](auto vectors) {
-      run_taps_of<kTaps, kCount, vectors>(coefficients, width, count, out, stride);
-    });
+    with_vectors(width,
+                 [&](auto vectors) { run_taps_of<kTaps, kCount, vectors>(coefficients, width, count, out, stride); });
   }
 
   template <int kTaps, int kCount, int kVectors>
