@@ -232,6 +232,16 @@ def test_not_closed_is_unknown():
     assert found.name == "unknown" and found.closure > 0.5
 
 
+def test_large_turn_of_a_photograph():
+    """One labelled pair whose corners come from outside, as black: blurred, they mislead every start."""
+    image = resize(data.coffee().mean(-1) / 255, (256, 256), anti_aliasing=True)
+    turned = ndimage.rotate(image, 17, reshape=False, order=3)
+    x, y = (torch.from_numpy(f)[None, None] for f in (image, turned))
+    found = discover(x, y, parameters=torch.tensor([math.radians(17)]), progress=False)
+    assert found.algebra is not None and found.algebra.name == "so(2)"
+    assert alignment(found.generators, lc.AffineGenerators.named("rotation"), (256, 256)).angles[0] < 0.05
+
+
 def test_lconv_route_beyond_dense():
     """96 x 96 and 32^3, motions of many pixels and 5 % noise, where the paper's L would have 10^8 numbers and more."""
     degrees = (9.0, -13.0)

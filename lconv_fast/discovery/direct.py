@@ -128,6 +128,19 @@ def _register_one(x: Array, y: Array, families: list[Family], interpolation: str
     return fit
 
 
+def _again(
+    x: Array, y: Array, t: Array, family: Family, starts: list[Array], interpolation: str | None, fit: Fit
+) -> Fit:
+    """The best of `fit` and of what the starts lead to, without the coarsest blurs and with them: they can carry what
+    lies outside the grid so far inside that all starts end in one wrong valley."""
+    for blur in (max(x.shape[2:]) / 15, max(x.shape[2:]) / 30, math.inf):
+        again = register(x, y, t, family, starts=starts, interpolation=interpolation, blur=blur)
+        fit = min(fit, again, key=_unexplained)
+        if fit.explained > 0.9:
+            break
+    return fit
+
+
 def _unexplained(fit: Fit) -> float:
     return max(fit.residual, 1e-30) / max(fit.variance, 1e-300)
 
@@ -173,8 +186,7 @@ def from_unlabelled(
             report(f"pair {p + 1} once more, {k + 1} of {len(doubtful)}", k / len(doubtful))
             pair, settled = slice(p, p + 1), [f.theta for q, f in enumerate(fits) if q not in doubtful]
             starts = [*_starts(family), *settled[:: max(1, len(settled) // 6)]]
-            again = register(x[pair], y[pair], np.ones((1, 1)), family, starts=starts, interpolation=interpolation)
-            fits[p] = min(fits[p], again, key=_unexplained)
+            fits[p] = _again(x[pair], y[pair], np.ones((1, 1)), family, starts, interpolation, fits[p])
     except KeyboardInterrupt:
         if len(fits) < 2:
             raise
@@ -237,7 +249,7 @@ def from_labelled(
         fit = register(x, y, scaled, family)
     if fit.explained < 0.9 and count == 1:
         report("joint registration from other starts", 0.5)
-        fit = min(fit, register(x, y, scaled, family, starts=_starts(family)), key=_unexplained)
+        fit = _again(x, y, scaled, family, _starts(family), None, fit)
     result = Result(
         "affine",
         "joint registration",
