@@ -10,12 +10,13 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from lconv_fast.ops.gpu import launch
+from lconv_fast.ops.gpu import launch, marching
+from lconv_fast.ops.gpu.arguments import Card
 
 assert isinstance(launch.apply_kernel, interpreter.InterpretedFunction), (
     "Triton was imported before its interpreter was chosen"
 )
-launch.card = lambda device: launch.Card(9, 227 << 10)
+marching.card = lambda device: Card(9, 227 << 10)
 
 _dot = interpreter.InterpreterBuilder.create_dot
 

@@ -10,12 +10,14 @@ import torch
 if importlib.util.find_spec("triton") is None:
     pytest.skip("the GPU kernels need the package triton, which this platform may not have", allow_module_level=True)
 
-from gpu_interpreter import guarded, launch
+from gpu_interpreter import guarded, launch, marching
 from problems import MODES, TOLERANCE, Problem, problems, relative_rms
 
 import lconv_fast as lc
 from lconv_fast import form
 from lconv_fast.ops import reference
+from lconv_fast.ops.gpu import arguments as gpu_arguments
+from lconv_fast.ops.gpu.rows import BASIS
 
 
 @pytest.fixture(autouse=True)
@@ -105,39 +107,119 @@ def test_many_taps():
             check(name, *arguments)
 
 
-SIZES = [((5, 70), 32, 20, 1), ((35, 3), 64, 64, 2), ((3, 4, 6), 32, 70, 1)]  # and channels in, out, groups
+@pytest.fixture
+def marched(monkeypatch):
+    """The marching kernels that ran, with their stencils."""
+    found = []
+    launched = marching.launch_kernel
+
+    def note(kernel, *arguments, **constants):
+        found.append((kernel.fn.__name__, constants["stencil"]))
+        launched(kernel, *arguments, **constants)
+
+    monkeypatch.setattr(marching, "launch_kernel", note)
+    return found
+
+
+def check_march(name, *arguments):
+    """L_i f is rounded to float16 before the products. The few numbers of an affine gradient are sums over all points
+    that may cancel: what is rounded then weighs more."""
+    check(name, *arguments, tolerance=1e-3 if name == "correlate" else None)
+
+
+def march_calls(generators, size, dtype, ins, outs, groups=1):
+    """The operators' calls that a marching kernel may serve: the data that it marches along have 32 k channels."""
+    for i, o, names in ((ins, outs, ("forward", "gram", "correlate")), (outs, ins, ("transposed",))):
+        for name, arguments in calls(generators, size, dtype, 1, groups, i, o, 1, True, torch.float32):
+            role = ("transposed" if arguments[-1] else "forward") if name == "apply" else name
+            if role in names:
+                yield name, arguments
+
+
+SIZES = [((4, 70), 32, 20, 2), ((33, 3), 64, 64, 1), ((3, 4, 6), 32, 70, 1)]  # and channels in, out, groups
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 @pytest.mark.parametrize("kind", ["affine", "field"])
 @pytest.mark.parametrize(("size", "ins", "outs", "groups"), SIZES, ids=str)
-def test_march(kind, mode, size, ins, outs, groups, monkeypatch):
-    """The marching kernel is the one that runs, on strips of rows, tiles of columns, 2D and 3D."""
-    used = []
-    march = launch._launch_march
-    monkeypatch.setattr(launch, "_launch_march", lambda *arguments: (used.append(1), march(*arguments)))
+def test_march(kind, mode, size, ins, outs, groups, marched):
+    """The marching kernels are those that run, on strips of rows, tiles of columns, 2D and 3D."""
     n = len(size)
     # Fields with divergence: L^T is not -L.
     generators = lc.AffineGenerators(torch.randn(2, n, n), torch.randn(2, n), padding_mode=mode)
     if kind == "field":
         generators = lc.FieldGenerators(torch.randn(2, n, *size), padding_mode=mode)
-    applies = [
-        arguments
-        for i, o, transposed in ((ins, outs, False), (outs, ins, True))
-        for name, arguments in calls(generators, size, torch.float16, 1, groups, i, o, 1, True, torch.float32)
-        if name == "apply" and arguments[-1] is transposed
-    ]
-    for arguments in applies:
-        # Rounded to float16 before the product, and in the result.
-        check("apply", *arguments)
-    assert len(used) == len(applies) == 2
+    for name, arguments in march_calls(generators, size, torch.float16, ins, outs, groups):
+        check_march(name, *arguments)
+    names = [name for name, _ in marched]
+    assert names.count("march_kernel") == 2
+    # A field's own gradient is at every point: the tile kernel's.
+    assert names.count("march_gram_kernel") == (1 if kind == "field" else 2 if n == 2 else 4)
 
 
-def test_march_in_bfloat16():
-    generators = lc.AffineGenerators.named("se", 2)
-    for name, arguments in calls(generators, (18, 5), torch.bfloat16, 1, 1, 32, 32, 1, True, torch.float32):
-        if name == "apply":
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize(("size", "count"), [((4, 5), 4), ((4, 5), 6), ((3, 3, 4), 12)], ids=str)
+def test_march_in_the_basis_of_affine_fields(size, count, mode, marched):
+    n = len(size)
+    generators = lc.AffineGenerators(torch.randn(count, n, n), torch.randn(count, n), padding_mode=mode)
+    for name, arguments in march_calls(generators, size, torch.float16, 32, 32):
+        check_march(name, *arguments)
+    stencils = [stencil for name, stencil in marched if name == "march_kernel"]
+    assert len(stencils) == 2 and all(s.kind == BASIS.value and s.generators == n * (n + 1) for s in stencils)
+
+
+@pytest.mark.parametrize(("size", "count"), [((4, 5), 5), ((3, 3, 4), 4)], ids=str)
+def test_march_with_many_fields(size, count, marched):
+    """Their sums take several launches in 3D."""
+    generators = lc.FieldGenerators(torch.randn(count, len(size), *size))
+    for name, arguments in march_calls(generators, size, torch.float16, 32, 32):
+        check_march(name, *arguments)
+    assert [name for name, _ in marched].count("march_gram_kernel") == len(size) - 1
+
+
+def test_march_in_bfloat16(marched):
+    for count in (3, 6):
+        generators = lc.AffineGenerators(torch.randn(count, 2, 2), torch.randn(count, 2))
+        for name, arguments in march_calls(generators, (18, 5), torch.bfloat16, 32, 32):
             check(name, *arguments, tolerance=8e-3)
+    assert len(marched) == 8
+
+
+def test_march_without_the_identity(marched):
+    for n, size in ((2, (5, 7)), (3, (3, 2, 5))):
+        generators = lc.AffineGenerators.named("translation", n)
+        for name, arguments in march_calls(generators, size, torch.float16, 32, 32):
+            if name != "correlate":
+                position = len(arguments) - (1 if name == "gram" else 2)
+                check(name, *arguments[:position], False, *arguments[position + 1 :])
+    assert len(marched) == 6
+
+
+def test_march_with_unequal_steps(marched):
+    """Differences other than (f(x + 1) - f(x - 1)) / 2, which only direct calls have."""
+    for kind, v in (
+        ("affine", torch.randn(6, 2, 3)),
+        ("affine", torch.randn(2, 2, 3)),
+        ("sampled", torch.randn(2, 2, 4, 5)),
+    ):
+        stencil = form.Stencil(
+            kind,
+            ((-1, 0), (1, 0), (0, 1), (0, -1)),
+            (-0.5, 0.5, 2.0, -2.0),
+            (0, 0, 1, 1),
+            (4, 5),
+            "zeros",
+            (1.5, 2.0),
+            2.0,
+        )
+        geometry = form.Geometry.of(stencil, [1, 1], 1)
+        f, g = (torch.randn(2, 4, 5, 32).half().movedim(-1, 1) for _ in range(2))
+        w = (torch.randn(v.shape[0] + 1, 32, 32) / 10).half()
+        check("apply", f, w, v, None, *geometry, True, False)
+        check("apply", g, w, v, None, *geometry, True, True)
+        check("gram", f, g, v, *geometry, True)
+        check_march("correlate", f, w, g, *geometry)
+    assert len(marched) == 11
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -158,19 +240,17 @@ def test_without_the_identity():
             check(name, *arguments[:position], False, *arguments[position + 1 :])
 
 
-def test_offsets_past_32_bits():
+def test_offsets_past_32_bits(monkeypatch):
     """The kernels with 64-bit offsets, on strides as only very large tensors have them."""
     generators = lc.AffineGenerators.named("se", 2)
-    index = launch._index
+    index = gpu_arguments.index_type
     seen = []
-    launch._index = lambda *tensors: (seen.append(index(*tensors)), launch.tl.int64)[1]
-    try:
-        for name, arguments in calls(generators, (5, 7), torch.float32):
-            check(name, *arguments)
-        for name, arguments in calls(generators, (3, 20), torch.float16, 1, 1, 32, 32, 1, True, torch.float32):
-            check(name, *arguments)
-    finally:
-        launch._index = index
+    for module in (launch, marching):
+        monkeypatch.setattr(module, "index_type", lambda *tensors: (seen.append(index(*tensors)), launch.tl.int64)[1])
+    for name, arguments in calls(generators, (5, 7), torch.float32):
+        check(name, *arguments)
+    for name, arguments in calls(generators, (3, 20), torch.float16, 1, 1, 32, 32, 1, True, torch.float32):
+        check(name, *arguments)
     assert set(seen) == {launch.tl.int32}
     huge = torch.empty_strided((2, 4, 2, 2), (2**31, 1, 8, 4), device="meta")
     assert index(huge) is launch.tl.int64

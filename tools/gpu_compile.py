@@ -30,7 +30,8 @@ from triton.runtime.jit import JITFunction
 
 import lconv_fast as lc
 from lconv_fast import form
-from lconv_fast.ops.gpu import launch
+from lconv_fast.ops.gpu import launch, marching
+from lconv_fast.ops.gpu.arguments import Card
 
 TARGETS = {
     "sm_80": (GPUTarget("cuda", 80, 32), 163 << 10),
@@ -66,7 +67,7 @@ class Case:
     channels: int
     dtype: torch.dtype
     operator: str  # forward, transposed, gram, correlate
-    basis: str = "se"
+    basis: str | int = "se"  # of affine generators; a number: so many without a name
     mode: str = "zeros"
     outs: int = 0
     channels_last: bool = True
@@ -86,10 +87,15 @@ class Case:
         ndim, outs = len(self.size), self.outs or self.channels
         keywords = {"padding_mode": self.mode}
         generators: lc.Generators
-        if self.kind == "affine":
-            generators = lc.AffineGenerators.named(self.basis, ndim, accuracy=self.accuracy, **keywords)
+        if isinstance(self.basis, int):
+            count = self.basis
         else:
             count = lc.AffineGenerators.named(self.basis, ndim).num_generators
+        if self.kind == "affine":
+            generators = lc.AffineGenerators(
+                torch.zeros(count, ndim, ndim), torch.zeros(count, ndim), accuracy=self.accuracy, **keywords
+            )
+        else:
             if self.kind == "field":
                 field = torch.empty(count, ndim, *self.size, device="meta")
                 generators = lc.FieldGenerators(field, accuracy=self.accuracy, **keywords)
@@ -129,21 +135,24 @@ REPRESENTATIVE = [
     *[Case("affine", (256, 256), 32, DOUBLE, operator) for operator in ("forward", "gram")],
     Case("field", (1024, 1024), 64, HALF, "forward", mode="circular"),
     Case("field", (1024, 1024), 64, HALF, "forward", basis="affine"),
+    Case("affine", (1024, 1024), 64, HALF, "forward", basis="affine"),
     Case("stencil", (1024, 1024), 64, HALF, "transposed", mode="circular"),
     Case("affine", (128, 128, 128), 64, HALF, "forward", basis="rotation"),
     Case("affine", (1024, 1024), 64, torch.float16, "forward", basis="affine"),
     Case("affine", (1024, 1024), 3, HALF, "forward", outs=64, channels_last=False),
 ]
+SPACES = {2: (1024, 1024), 3: (128, 128, 128)}
+# Every row of the marching kernels' tables, with all numbers of generators that some card takes.
 MARCHES = [
-    Case(kind, size, channels, HALF, operator, basis)
-    for kind in ("affine", "field")
-    for size, bases in (
-        ((1024, 1024), ("translation", "se", "affine")),
-        ((128, 128, 128), ("translation", "se", "affine")),
-    )
-    for basis in bases
-    for channels in (32, 64, 128)
-    for operator in ("forward", "transposed")
+    Case(kind, SPACES[n], 32 * blocks, HALF, "transposed" if transposed else "forward", count)
+    for (n, blocks, transposed), row in marching.MARCHES.items()
+    for kind, limits in (("affine", (*row.most_affine, n * (n + 1))), ("field", row.most_fields))
+    for count in sorted(set(limits))
+] + [
+    Case(kind, SPACES[n], 64, HALF, "gram", count, outs=128 if wide else 64)
+    for (n, wide), row in marching.GRAM_MARCHES.items()
+    for kind, counts in (("affine", (n + 1, n * (n + 1))), ("field", {most - 1 for most in row.most_rows if most}))
+    for count in sorted(counts)
 ]
 ALL = (
     REPRESENTATIVE
@@ -180,7 +189,7 @@ class Found:
 def compiled(case: Case, target: str) -> Iterator[Found]:
     chip, limit = TARGETS[target]
     driver.set_active(NamesTarget(chip))
-    launch.card = lambda device: launch.Card(chip.arch // 10 if chip.backend == "cuda" else 8, limit)
+    marching.card = lambda device: Card(chip.arch // 10 if chip.backend == "cuda" else 8, limit)
     kernels = []
     original = JITFunction.run
 
@@ -223,9 +232,12 @@ def read(case: Case, target: str, limit: int, kernel) -> Found:
     )  # fmt: skip
 
 
+SPIN = 32  # instructions: a shorter loop waits for a barrier
+
+
 def innermost_loop(assembly: str) -> int:
-    """Of NVIDIA machine code: the longest stretch that a backward branch closes with no other such branch in it."""
-    at, labels, longest = 0, {}, 0
+    """Of NVIDIA machine code: the longest stretch that a backward branch closes, with no other such stretch in it."""
+    at, labels, loops = 0, {}, []
     for line in assembly.splitlines():
         place = re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", line)
         if not place:
@@ -234,9 +246,10 @@ def innermost_loop(assembly: str) -> int:
         labels[address] = at
         at += 1
         jump = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
-        if jump and int(jump.group(1), 16) < address and int(jump.group(1), 16) in labels:
-            longest = max(longest, at - labels[int(jump.group(1), 16)])
-    return longest
+        if jump and int(jump.group(1), 16) < address and at - labels[int(jump.group(1), 16)] > SPIN:
+            loops.append((labels[int(jump.group(1), 16)], at))
+    inner = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
+    return max((b - a for a, b in inner), default=0)
 
 
 def _tool(name: str, cubin: bytes, *options: str) -> str:

@@ -34,25 +34,49 @@ TABLE: dict[tuple[str, str], Tile] = {
 }
 
 
+Limits = tuple[int, int, int]  # on cards before Hopper, on Hopper, after it
+
+
 class March(NamedTuple):
     points: int  # columns of a program
     outs: int
     warps: int
     least_rows: int  # of a strip
-    most_generators: tuple[int, int, int]  # more would spill registers; on cards before Hopper, on Hopper, after it
+    # More generators than these would spill registers.
+    most_affine: Limits
+    most_fields: Limits
+    basis: Limits  # whether all fields x_b D_a and D_a fit, at a factor a number each
 
 
 # By (axes, blocks of 32 channels, transposed); all else is for the tile kernel.
 MARCHES: dict[tuple[int, int, bool], March] = {
-    (2, 1, False): March(64, 64, 4, 16, (6, 6, 6)),
-    (2, 1, True): March(64, 64, 4, 16, (0, 6, 6)),
-    (2, 2, False): March(64, 64, 4, 16, (6, 6, 6)),
-    (2, 2, True): March(64, 64, 4, 16, (3, 3, 3)),
-    (2, 4, False): March(128, 64, 8, 16, (0, 6, 3)),
-    (2, 4, True): March(128, 64, 8, 16, (0, 3, 3)),
-    (3, 1, False): March(64, 64, 4, 16, (6, 6, 3)),
-    (3, 1, True): March(64, 64, 4, 16, (3, 3, 3)),
-    (3, 2, False): March(128, 64, 8, 16, (0, 6, 0)),
+    (2, 1, False): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),
+    (2, 1, True): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),
+    (2, 2, False): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (0, 1, 1)),
+    (2, 2, True): March(64, 64, 4, 16, (4, 4, 4), (6, 4, 6), (0, 1, 1)),
+    (2, 4, False): March(128, 64, 8, 16, (2, 4, 4), (2, 6, 4), (0, 1, 1)),
+    (2, 4, True): March(128, 64, 8, 16, (2, 4, 3), (2, 3, 3), (0, 1, 1)),
+    (3, 1, False): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),
+    (3, 1, True): March(64, 64, 4, 16, (4, 4, 4), (6, 3, 3), (1, 1, 1)),
+    (3, 2, False): March(128, 64, 8, 16, (4, 4, 4), (3, 6, 6), (0, 1, 1)),
+    (3, 2, True): March(128, 64, 8, 16, (3, 2, 4), (3, 2, 3), (0, 1, 1)),
+}
+
+
+class GramMarch(NamedTuple):
+    points: int
+    outs: int
+    warps: int
+    least_rows: int
+    most_rows: Limits  # generators, and f itself, of one launch; 0: the row for fewer channels serves
+
+
+# By (axes, more than 64 channels of the cotangent).
+GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
+    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7)),
+    (2, True): GramMarch(128, 128, 8, 32, (0, 5, 7)),
+    (3, False): GramMarch(64, 64, 4, 32, (4, 4, 5)),
+    (3, True): GramMarch(128, 128, 8, 32, (0, 4, 5)),
 }
 
 

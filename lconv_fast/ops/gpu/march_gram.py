@@ -1,0 +1,139 @@
+"""gram for half types and central differences of order 2, marching along rows.
+
+A program keeps the sums of one block of input channels and one of output channels in registers, and walks through its
+part of the strips; f is unpacked once for all generators, whose blocks stand side by side in one product.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from lconv_fast.ops.gpu.points import as_type
+from lconv_fast.ops.gpu.rows import PAIRS, affine_lines, generator_block, halves, row_ends, row_of
+
+
+@triton.jit
+def _beside(left, right):
+    """(points, k) twice to (points, 2 k)."""
+    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), (left.shape[0], 2 * left.shape[1]))
+
+
+@triton.jit
+def all_beside(tiles, first: tl.constexpr, size: tl.constexpr):
+    """`size` tiles, a power of two, from the first on; the last again where there are no more."""
+    if size == 1:
+        found = tiles[first if first < len(tiles) else len(tiles) - 1]
+    else:
+        found = _beside(all_beside(tiles, first, size // 2), all_beside(tiles, first + size // 2, size // 2))
+    return found
+
+
+@triton.constexpr_function
+def stacks_of(count):
+    """Tiles in stacks of 4, the rest in one of 2 or 4: the first tile of each stack, and its size.
+
+    A single tile of 32 channels is narrower than Hopper's matrix instructions, and each further stack costs a wait.
+    """
+    return tuple((first, 2 if count - first <= 2 else 4) for first in range(0, count, 4))
+
+
+@triton.jit
+def march_gram_kernel(
+    source,  # pairs of channels, int32
+    cotangent,
+    v,
+    parts_sums,  # (parts, rows, outs of all groups, ins), contiguous
+    box,
+    batch_count,
+    groups,
+    ins,
+    outs,
+    x_tiles,
+    strips,
+    strip_rows,
+    parts,
+    in_blocks,
+    out_blocks,
+    stencil: tl.constexpr,
+    steps: tl.constexpr,
+    identity: tl.constexpr,  # 1 if f itself is the first row, else 0
+    first: tl.constexpr,  # row of this launch
+    rows: tl.constexpr,
+    index: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
+    program = tl.program_id(0)
+    in_block, program = program % in_blocks, program // in_blocks
+    out_block, program = program % out_blocks, program // out_blocks
+    group, part = program % groups, program // groups
+
+    narrow: tl.constexpr = cotangent.data.dtype.element_ty
+    padding: tl.constexpr = stencil.padding
+    count: tl.constexpr = stencil.generators
+    ndim: tl.constexpr = stencil.ndim
+    all_rows: tl.constexpr = count + identity
+    stacks: tl.constexpr = stacks_of(rows)
+    o = (out_block * BN + tl.arange(0, BN)).to(index)
+    totals = ()
+    for k in tl.static_range(len(stacks)):
+        totals = totals + (tl.zeros((BN, 2 * PAIRS * stacks[k][1]), tl.float32),)
+
+    every = as_type(batch_count, tl.int64) * box.out[0] * strips * x_tiles
+    start, end = (every * part // parts).to(tl.int32), (every * (part + 1) // parts).to(tl.int32)
+    for work in range(start, end):
+        x_tile, rest = work % x_tiles, work // x_tiles
+        strip, rest = rest % strips, rest // strips
+        z, batch = as_type(rest % box.out[0], index), rest // box.out[0]
+        x = as_type(x_tile, index) * BM + tl.arange(0, BM)
+        base = source.data + as_type(batch, tl.int64) * source.batch
+        base += as_type(group, tl.int64) * (ins // 2) + in_block * PAIRS
+        g_base = cotangent.data + as_type(batch, tl.int64) * cotangent.batch
+        g_base += as_type(group, tl.int64) * outs * cotangent.channel
+        lines, slopes = affine_lines(v, z, x, box, steps, stencil, False)
+        top = as_type(strip, index) * strip_rows
+        bottom = tl.minimum(top + strip_rows, box.out[1])
+        before = row_of(source, base, z, top - 1, x, 0, box, padding)
+        here = row_of(source, base, z, top, x, 0, box, padding)
+        for step in range(0, (bottom - top).to(tl.int32)):
+            y = top + step
+            after = row_of(source, base, z, y + 1, x, 0, box, padding)
+            ends = row_ends(source, base, before, after, z, y, x, 0, box, padding, ndim, narrow)
+            g = tl.load(
+                g_base
+                + (z * cotangent.axes[0] + y * cotangent.axes[1] + x * cotangent.axes[2])[:, None]
+                + o[None, :] * cotangent.channel,
+                mask=(x < box.out[2])[:, None] & (o < outs)[None, :],
+                other=0.0,
+            )
+            differences = ()
+            for a in tl.static_range(ndim):
+                differences = differences + (ends[a][1] - ends[a][0],)
+            tiles = ()
+            for r in tl.static_range(first, first + rows):
+                if identity and r == 0:
+                    tiles = tiles + (halves(here, narrow),)
+                else:
+                    f = generator_block(
+                        r - identity, ends, differences, v, lines, slopes, z, y, x, box, steps, stencil, False
+                    )
+                    tiles = tiles + (f.to(narrow),)
+            sums = ()
+            for k in tl.static_range(len(stacks)):
+                f = all_beside(tiles, stacks[k][0], stacks[k][1])
+                sums = sums + (tl.dot(tl.trans(g), f, totals[k]),)
+            totals = sums
+            before = here
+            here = after
+
+    for k in tl.static_range(len(stacks)):
+        n = tl.arange(0, 2 * PAIRS * stacks[k][1])
+        row = first + stacks[k][0] + n // (2 * PAIRS)
+        c = in_block * 2 * PAIRS + n % (2 * PAIRS)
+        place = ((as_type(part, tl.int64) * all_rows + row) * groups + group) * outs
+        tl.store(
+            parts_sums + (place[None, :] + o[:, None]) * ins + c[None, :],
+            totals[k],
+            mask=(o < outs)[:, None] & (row < first + rows)[None, :],
+        )

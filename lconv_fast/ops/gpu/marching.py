@@ -1,0 +1,272 @@
+"""The calls that the marching kernels serve, and their launches. What they do not serve goes to the tile kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+from torch import Tensor
+
+from lconv_fast.ops.gpu.arguments import (
+    PROGRAMS,
+    block,
+    box_of,
+    card,
+    coefficients_view,
+    data_view,
+    index_type,
+    launch_kernel,
+    padded,
+    stencil_of,
+    weight_view,
+)
+from lconv_fast.ops.gpu.march import march_kernel
+from lconv_fast.ops.gpu.march_gram import march_gram_kernel
+from lconv_fast.ops.gpu.points import Data
+from lconv_fast.ops.gpu.rows import BASIS
+from lconv_fast.ops.gpu.tiles import GRAM_MARCHES, MARCHES, GramMarch, March
+from lconv_fast.ops.reference import Geometry
+
+AFFINE = 2
+LEAST_SHARE = 4  # strips of a part of a sum, where there are as many
+
+
+def _pairs(t: Tensor) -> Data:
+    """A channels-last tensor of a half type, two channels in one int32."""
+    pairs = t.movedim(1, -1).view(torch.int32)
+    return Data(pairs, pairs.stride(0), 1, padded(pairs.stride()[1:-1], 0))
+
+
+def _central_steps(g: Geometry) -> tuple[float, ...] | None:
+    """The weights of f(x + e_a), where component a is a difference of f(x + e_a) and f(x - e_a) and no more."""
+    n = g.ndim
+    if list(g.components) != [a for a in range(n) for _ in range(2)]:
+        return None
+    steps = []
+    for a in range(n):
+        weights = {}
+        for j in (2 * a, 2 * a + 1):
+            tap = list(g.taps[j * n : j * n + n])
+            if [t for b, t in enumerate(tap) if b != a] != [0] * (n - 1) or abs(tap[a]) != 1:
+                return None
+            weights[tap[a]] = g.tap_weights[j]
+        if len(weights) < 2 or weights[1] != -weights[-1]:
+            return None
+        steps.append(weights[1])
+    return tuple(steps)
+
+
+def _steps(g: Geometry, data: Tensor) -> tuple[float, ...] | None:
+    """The steps of a call on data that a kernel can march along, or None."""
+    if data.dtype not in (torch.float16, torch.bfloat16) or g.ndim < 2 or g.kind == 0 or g.padding_mode > 1:
+        return None
+    if max(g.stride) > 1 or max(g.halo) > 0 or (data.shape[1] // g.groups) % 32 or data.stride(1) != 1:
+        return None
+    if data.data_ptr() % 16 or any(step % 32 for k, step in enumerate(data.stride()) if k != 1):
+        return None
+    return _central_steps(g) if card(data.device).capability >= 8 else None
+
+
+def _generation(device: torch.device) -> int:
+    """Column of the tables' limits: before Hopper, Hopper, after it."""
+    return min(card(device).capability, 10) - 8
+
+
+def _basis_size(g: Geometry) -> int:
+    return g.ndim * (g.ndim + 1)
+
+
+def _scaled(v: Tensor, steps: Sequence[float], sign: int = 1) -> Tensor:
+    """Coefficients v[i,a,b] times the step along a."""
+    return torch.stack([v[:, a].float() * (sign * step) for a, step in enumerate(steps)], 1)
+
+
+def _basis_weight(weight: Tensor, v: Tensor, steps: Sequence[float], transposed: bool) -> Tensor:
+    """W_ab = sum_i v[i,a,b] W_i, with what the kernel leaves out of x_b D_a: the steps, and transposed the sign."""
+    mixed = torch.einsum("iab,ioc->aboc", _scaled(v, steps, -1 if transposed else 1), weight[1:].float())
+    return torch.cat([weight[:1], mixed.flatten(0, 1).to(weight.dtype)])
+
+
+def _in_basis(g: Geometry, row: March, generation: int, count: int) -> bool | None:
+    """Whether products with x_b D_a f and D_a f, at a factor a number each, serve better than those with every L_i f;
+    None if neither fits the registers."""
+    affine = g.kind == AFFINE
+    most = (row.most_affine if affine else row.most_fields)[generation]
+    if affine and row.basis[generation] and count > min(most, g.ndim + 1):
+        return True
+    return False if count <= most else None
+
+
+def apply(
+    g: Geometry,
+    input: Tensor,
+    weight: Tensor,
+    coefficients: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    identity: bool,
+    transposed: bool,
+) -> bool:
+    """Fills the output, if the call is one for the marching kernel."""
+    ins, outs, device = input.shape[1] // g.groups, output.shape[1] // g.groups, input.device
+    steps, row = _steps(g, input), MARCHES.get((g.ndim, ins // 32, transposed))
+    if steps is None or row is None or output.stride(1) != 1:
+        return False
+    count = weight.shape[0] - 1
+    in_basis = _in_basis(g, row, _generation(device), count)
+    if in_basis is None:
+        return False
+    if in_basis:
+        count = _basis_size(g)
+    bn = block(outs, row.outs)
+    # All of W, and the result on its way out.
+    if 2 * bn * ((count + 1) * ins + row.points) > card(device).shared:
+        return False
+    stencil = stencil_of(g, count)
+    if in_basis:
+        weight = _basis_weight(weight, coefficients, steps, transposed)
+        stencil = stencil._replace(kind=BASIS.value)
+    planes, rows, columns = padded(g.spatial, 1)
+    x_tiles, blocks = triton.cdiv(columns, row.points), triton.cdiv(outs, bn)
+    # Two rows of each strip are read for its neighbours as well: strips are as long as they can be for enough programs.
+    others = x_tiles * blocks * g.groups * input.shape[0] * planes
+    strips = max(1, min(triton.cdiv(PROGRAMS, others), rows // row.least_rows))
+    strip_rows = triton.cdiv(rows, strips)
+    strips = triton.cdiv(rows, strip_rows)
+    launch_kernel(
+        march_kernel,
+        others * strips,
+        device,
+        row.warps,
+        _pairs(input),
+        weight_view(weight, g, transposed),
+        coefficients_view(coefficients, g),
+        bias,
+        data_view(output),
+        box_of(g),
+        g.groups,
+        outs,
+        x_tiles,
+        strips,
+        strip_rows,
+        blocks,
+        stencil=stencil,
+        steps=steps,
+        identity=identity,
+        transposed=transposed,
+        has_bias=bias is not None,
+        index=index_type(input, output, coefficients),
+        channel_blocks=ins // 32,
+        warps=row.warps,
+        BM=row.points,
+        BN=bn,
+    )
+    return True
+
+
+def _gram_row(g: Geometry, input: Tensor, cotangent: Tensor) -> tuple[GramMarch, int] | None:
+    """The row of GRAM_MARCHES for these channels, and how many generators, with f itself, a launch takes."""
+    outs, generation = cotangent.shape[1] // g.groups, _generation(input.device)
+    for wide in (outs > 64, False):
+        row = GRAM_MARCHES[g.ndim, wide]
+        if row.most_rows[generation]:
+            return row, row.most_rows[generation]
+    return None
+
+
+def _gram_sums(
+    g: Geometry,
+    row: GramMarch,
+    most: int,
+    input: Tensor,
+    cotangent: Tensor,
+    coefficients: Tensor,
+    steps: Sequence[float],
+    in_basis: bool,
+    identity: bool,
+) -> Tensor:
+    """(L_r f)^T g for f itself, if it takes part, and every generator or every field of the basis; float32."""
+    count = _basis_size(g) if in_basis else coefficients.shape[0]
+    rows, ins, outs = count + identity, input.shape[1] // g.groups, cotangent.shape[1] // g.groups
+    stencil = stencil_of(g, count)
+    if in_basis:
+        stencil = stencil._replace(kind=BASIS.value)
+    planes, height, columns = padded(g.spatial, 1)
+    x_tiles, in_blocks, out_blocks = triton.cdiv(columns, row.points), ins // 32, triton.cdiv(outs, row.outs)
+    blocks, others = in_blocks * out_blocks * g.groups, x_tiles * planes * input.shape[0]
+    parts = triton.cdiv(PROGRAMS, blocks)
+    strips = max(1, min(triton.cdiv(LEAST_SHARE * parts, others), height // row.least_rows))
+    strip_rows = triton.cdiv(height, strips)
+    strips = triton.cdiv(height, strip_rows)
+    parts = min(parts, others * strips)
+    sums = input.new_empty((parts, rows, cotangent.shape[1], ins), dtype=torch.float32)
+    launches = triton.cdiv(rows, most)
+    for k in range(launches):
+        first, last = rows * k // launches, rows * (k + 1) // launches
+        launch_kernel(
+            march_gram_kernel,
+            blocks * parts,
+            input.device,
+            row.warps,
+            _pairs(input),
+            data_view(cotangent),
+            coefficients_view(coefficients, g),
+            sums,
+            box_of(g),
+            input.shape[0],
+            g.groups,
+            ins,
+            outs,
+            x_tiles,
+            strips,
+            strip_rows,
+            parts,
+            in_blocks,
+            out_blocks,
+            stencil=stencil,
+            steps=steps,
+            identity=int(identity),
+            first=first,
+            rows=last - first,
+            index=index_type(input, cotangent, coefficients),
+            BM=row.points,
+            BN=row.outs,
+        )
+    return sums.sum(0)
+
+
+def gram(g: Geometry, input: Tensor, cotangent: Tensor, coefficients: Tensor, identity: bool) -> Tensor | None:
+    """dQ/dW, if the call is one for the marching kernel."""
+    steps, found = _steps(g, input), _gram_row(g, input, cotangent) if g.ndim > 1 else None
+    if steps is None or found is None:
+        return None
+    row, most = found
+    count = coefficients.shape[0]
+    basis_launches, launches = triton.cdiv(_basis_size(g) + identity, most), triton.cdiv(count + identity, most)
+    # A product with a field of the basis costs less than one with a generator; a launch reads f and g.
+    in_basis = g.kind == AFFINE and count > g.ndim + 1 and basis_launches <= launches
+    sums = _gram_sums(g, row, most, input, cotangent, coefficients, steps, in_basis, identity)
+    f_sum = sums[:1] if identity else sums.new_zeros(1, *sums.shape[1:])
+    if identity:
+        sums = sums[1:]
+    if in_basis:
+        sums = torch.einsum("iab,aboc->ioc", _scaled(coefficients, steps), _by_axis(g, sums))
+    return torch.cat([f_sum, sums]).to(input.dtype)
+
+
+def _by_axis(g: Geometry, sums: Tensor) -> Tensor:
+    """Rows of the basis as (a, b, outs, ins)."""
+    return sums.unflatten(0, (g.ndim, g.ndim + 1))
+
+
+def correlate(g: Geometry, input: Tensor, weight: Tensor, cotangent: Tensor) -> Tensor | None:
+    """dQ/dv of affine coefficients, v[i,a,b] = step_a <W_i, (x_b D_a f)^T g>, if the call is one for that kernel."""
+    if g.kind != AFFINE or g.ndim < 2:
+        return None
+    steps, found = _steps(g, input), _gram_row(g, input, cotangent)
+    if steps is None or found is None:
+        return None
+    stand_in = weight.as_strided((1, 1, 1), (1, 1, 1))  # of v only the centre and the scale are read
+    sums = _gram_sums(g, *found, input, cotangent, stand_in, steps, True, False)
+    return _scaled(torch.einsum("ioc,aboc->iab", weight[1:].float(), _by_axis(g, sums)), steps)
