@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
+#include <tuple>
 
 #include "arguments.h"
 #include "dispatch.h"
@@ -110,6 +111,20 @@ Tensor correlate(const Tensor& input, const Tensor& weight, const Tensor& cotang
   return torch::stable::contiguous(torch::stable::narrow(result, 2, kAxes - c.ndim, c.ndim + 1));
 }
 
+// dQ/df and dQ/dW of one cotangent; here nothing is shared.
+std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& input, const Tensor& weight,
+                                    const Tensor& coefficients, int64_t kind, const std::vector<int64_t>& taps,
+                                    const std::vector<double>& tap_weights, const std::vector<int64_t>& components,
+                                    const std::vector<int64_t>& spatial, int64_t padding_mode,
+                                    const std::vector<int64_t>& halo, const std::vector<double>& center, double scale,
+                                    const std::vector<int64_t>& stride, int64_t groups, bool identity) {
+  Tensor weight_gradient = gram(input, cotangent, coefficients, kind, taps, tap_weights, components, spatial,
+                                padding_mode, halo, center, scale, stride, groups, identity);
+  return {apply(cotangent, weight, coefficients, std::nullopt, kind, taps, tap_weights, components, spatial,
+                padding_mode, halo, center, scale, stride, groups, identity, true),
+          weight_gradient};
+}
+
 #define LCONV_GEOMETRY                                                                                \
   "int kind, int[] taps, float[] tap_weights, int[] components, SymInt[] spatial, int padding_mode, " \
   "int[] halo, float[] center, float scale, int[] stride, int groups"
@@ -119,12 +134,15 @@ STABLE_TORCH_LIBRARY(lconv_fast, m) {
         ", bool identity, bool transposed) -> Tensor");
   m.def("gram(Tensor input, Tensor cotangent, Tensor coefficients, " LCONV_GEOMETRY ", bool identity) -> Tensor");
   m.def("correlate(Tensor input, Tensor weight, Tensor cotangent, " LCONV_GEOMETRY ") -> Tensor");
+  m.def("backward(Tensor cotangent, Tensor input, Tensor weight, Tensor coefficients, " LCONV_GEOMETRY
+        ", bool identity) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lconv_fast, CPU, m) {
   m.impl("apply", TORCH_BOX(&apply));
   m.impl("gram", TORCH_BOX(&gram));
   m.impl("correlate", TORCH_BOX(&correlate));
+  m.impl("backward", TORCH_BOX(&backward));
 }
 
 }  // namespace

@@ -13,6 +13,9 @@ A partial leaves one slot empty. Its derivative in another slot, contracted with
 leaves that other slot empty and has u in the slot that was empty; its tangent is the same partial with the tangent in
 its slot. So derivatives of every order, backward and forward, are these four again. The identity term W^0 of the layer
 is linear in f, W and g alone: it takes part only while the s slot holds s itself, never a cotangent or tangent of it.
+
+Where a backward pass wants dQ/df and dQ/dW of one cotangent and keeps no record for further derivatives, one operator
+gives both, since they can share L_i^T g.
 """
 
 from __future__ import annotations
@@ -129,6 +132,10 @@ def _gradients(
         if needed[W] and empty != W:
             result[W] = weight_gradient
         needed = [k in (F, G) and needed[k] for k in range(4)]
+    if empty not in (F, W) and needed[F] and needed[W] and _both_at_once(geometry):
+        for slot, gradient in zip((F, W), _backward(full, geometry, identity and empty != S), strict=True):
+            result[slot] = gradient.to(slots[slot].dtype)  # type: ignore[union-attr]
+        needed = [k in (S, G) and result[k] is None and needed[k] for k in range(4)]
     for slot in range(4):
         value = slots[slot]
         if slot == empty or value is None or not needed[slot]:
@@ -136,6 +143,21 @@ def _gradients(
         gradient = partial(slot, _filled(full, slot, None), geometry, identity and empty != S)
         result[slot] = gradient.to(value.dtype)
     return result
+
+
+def _both_at_once(geometry: Geometry) -> bool:
+    """Whether one operator may give dQ/df and dQ/dW: where no derivatives of them are asked for."""
+    recorded = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+    return not recorded and grid.PADDING_MODES[geometry.padding_mode] in ("zeros", "circular")
+
+
+def _backward(full: Slots, geometry: Geometry, identity: bool) -> tuple[Tensor, Tensor]:
+    s, f, w, g = full
+    arguments = (g, f, w, s, *geometry, identity)
+    if torch.compiler.is_compiling():
+        return torch.ops.lconv_fast.backward(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.lconv_fast.backward(*arguments)
 
 
 def _affine_basis_pays(geometry: Geometry, full: Slots, with_weight: bool) -> bool:
@@ -328,3 +350,36 @@ def _register(name: str) -> None:
 
 for _name in _TENSORS:
     _register(_name)
+
+
+def _setup_backward(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:4])
+    ctx.rest = inputs[4:]
+
+
+def _backward_of_backward(ctx, u_features, u_weight):
+    g, f, w, s = ctx.saved_tensors
+    *geometry, identity = ctx.rest
+    place = {G: 0, F: 1, W: 2, S: 3}
+    needed = [ctx.needs_input_grad[place[slot]] for slot in range(4)]
+    result: list[Tensor | None] = [None] * 4
+    for empty, slots, u in ((F, (s, None, w, g), u_features), (W, (s, f, None, g), u_weight)):
+        for slot, term in enumerate(_gradients(empty, slots, Geometry(*geometry), identity, u, needed)):
+            if term is not None:
+                before = result[place[slot]]
+                result[place[slot]] = term if before is None else before + term
+    return *result, *[None] * len(ctx.rest)
+
+
+def _map_backward(info, in_dims, g, f, w, s, *rest):
+    *geometry, identity = rest
+    dims = dict(zip((G, F, W, S), in_dims, strict=False))
+    results = []
+    for empty, slots in ((F, (s, None, w, g)), (W, (s, f, None, g))):
+        where = [None if k == empty else dims[k] for k in range(4)]
+        results.append(_map_over(info.batch_size, where, empty, slots, Geometry(*geometry), identity, None, None))
+    return tuple(results), (0, 0)
+
+
+torch.library.register_autograd("lconv_fast::backward", _backward_of_backward, setup_context=_setup_backward)
+torch.library.register_vmap("lconv_fast::backward", _map_backward)

@@ -131,6 +131,11 @@ def dense_layer(f: Tensor, weight: Tensor, matrices: Tensor, bias: Tensor | None
     return y if bias is None else y + bias.double().reshape(-1, *[1] * len(grid))
 
 
+def results(found):
+    """What an operator returns, as a tuple."""
+    return found if isinstance(found, tuple) else (found,)
+
+
 def relative_rms(value: Tensor, truth: Tensor) -> float:
     assert value.shape == truth.shape, f"{tuple(value.shape)} is not {tuple(truth.shape)}"
     return ((value.double() - truth.double()).norm() / truth.double().norm().clamp_min(1e-300)).item()

@@ -14,16 +14,19 @@ if importlib.util.find_spec("triton") is None:
 
 TOOL = Path(__file__).parent.parent / "tools" / "gpu_compile.py"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-# Instructions of the marching loop for each element of the data it marches along, C = 64, on sm_90, and how many
-# elements a thread has in a row. At the memory bandwidth of an H200, 27 is what 4 bytes leave room for.
+# Instructions of the marching loop for each element of the data it marches along, on sm_90, and how many elements a
+# thread has in a row. At the memory bandwidth of an H200, 27 is what one read and one write in 2 bytes leave room for,
+# 40 two reads and one write. A tenth more than these fails.
 MARCH = {
-    "forward affine se C=64>64 1024x1024 bfloat16": (23.5 * 1.1, 32),
-    "forward affine affine C=64>64 1024x1024 bfloat16": (33.5 * 1.1, 32),
-    "transposed affine se C=64>64 1024x1024 bfloat16": (33 * 1.1, 32),
-    "forward field affine C=64>64 1024x1024 bfloat16": (33.5 * 1.1, 32),
-    "forward affine rotation C=64>64 128x128x128 bfloat16": (31 * 1.1, 32),
-    "gram affine se C=64>64 1024x1024 bfloat16": (33 * 1.1, 16),
-    "correlate affine se C=64>64 1024x1024 bfloat16": (33 * 1.1, 16),
+    "forward affine se C=64>64 1024x1024 bfloat16": (22.8, 32),
+    "forward affine affine C=64>64 1024x1024 bfloat16": (23.4, 32),
+    "transposed affine se C=64>64 1024x1024 bfloat16": (26.3, 32),
+    "forward field affine C=64>64 1024x1024 bfloat16": (33.5, 32),
+    "forward affine rotation C=64>64 128x128x128 bfloat16": (31, 32),
+    "gram affine se C=64>64 1024x1024 bfloat16": (23.8, 16),
+    "correlate affine se C=64>64 1024x1024 bfloat16": (23.6, 16),
+    "backward affine se C=32>32 1024x1024 bfloat16": (32.9, 16),
+    "backward affine se C=64>64 1024x1024 bfloat16": (31.6, 32),
 }
 
 
@@ -56,12 +59,12 @@ def test_machine_code(target, tmp_path):
     rows = compiled(tmp_path, target)
     check(rows, target)
     marching = [row for row in rows if row["kernel"].startswith("march")]
-    assert len(marching) >= 8
+    assert len(marching) >= 9
     if target != "sm_90":
         return
     for case, (most, elements) in MARCH.items():
         (row,) = [row for row in marching if row["case"].startswith(case)]
-        assert row["loop"] / elements <= most, row
+        assert row["loop"] / elements <= 1.1 * most, row
 
 
 @pytest.mark.full

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import Problem, relative_rms
+from problems import Problem, relative_rms, results
 from torch.utils.checkpoint import checkpoint
 
 import lconv_fast as lc
@@ -18,7 +18,7 @@ PROBLEMS = [
 
 
 def operator_calls(problem, dtype=torch.float64, channels_last=False):
-    """Arguments for each operator, and for the transposed apply."""
+    """Arguments for each operator, and for the transposed apply; where it folds, on the extended array."""
     generators = problem.make(problem.numbers(dtype))
     stride = (2, *[1] * (problem.ndim - 1))
     geometry = form.Geometry.of(generators.stencil(problem.grid), stride, 2)
@@ -29,7 +29,11 @@ def operator_calls(problem, dtype=torch.float64, channels_last=False):
     if channels_last:
         f, g = (t.movedim(1, -1).contiguous().movedim(-1, 1) for t in (f, g))
     bias = torch.randn(4, dtype=dtype)
-    adjoint = geometry if problem.mode in ("zeros", "circular") else geometry.extended()
+    adjoint, array = geometry, f
+    if problem.mode not in ("zeros", "circular"):
+        adjoint = geometry.extended()
+        halo = zip(adjoint.halo[::2], adjoint.halo[1::2], strict=True)
+        array = f.new_empty(2, 6, *[n + sum(h) for n, h in zip(problem.grid, halo, strict=True)]).normal_()
     ops = torch.ops.lconv_fast
     return [
         (ops.apply.default, (f, w, v, bias, *geometry, True, False)),
@@ -37,6 +41,7 @@ def operator_calls(problem, dtype=torch.float64, channels_last=False):
         (ops.gram.default, (f, g, v, *geometry, True)),
         (ops.gram.default, (f, g, v, *geometry, False)),
         (ops.correlate.default, (f, w, g, *geometry)),
+        (ops.backward.default, (g, array, w, v, *adjoint, True)),
     ]
 
 
@@ -54,8 +59,9 @@ def test_opcheck(problem):
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_operators_agree_with_the_reference(problem, channels_last):
     for op, arguments in operator_calls(problem, channels_last=channels_last):
-        expected = getattr(reference, op._schema.name.split("::")[1])(*arguments)
-        assert relative_rms(op(*arguments), expected) < 1e-13
+        found, expected = op(*arguments), getattr(reference, op._schema.name.split("::")[1])(*arguments)
+        for ours, theirs in zip(results(found), results(expected), strict=True):
+            assert relative_rms(ours, theirs) < 1e-13
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)

@@ -66,7 +66,7 @@ class Case:
     size: tuple[int, ...]
     channels: int
     dtype: torch.dtype
-    operator: str  # forward, transposed, gram, correlate
+    operator: str  # forward, transposed, gram, correlate, backward
     basis: str | int = "se"  # of affine generators; a number: so many without a name
     mode: str = "zeros"
     outs: int = 0
@@ -122,6 +122,8 @@ class Case:
             launch.apply(g, w, v, None, *geometry, True, True)
         elif self.operator == "gram":
             launch.gram(f, g, v, *geometry, True)
+        elif self.operator == "backward":
+            launch.backward(g, f, w, v, *geometry, True)
         else:
             launch.correlate(f, w, g, *geometry)
 
@@ -136,6 +138,8 @@ REPRESENTATIVE = [
     Case("field", (1024, 1024), 64, HALF, "forward", mode="circular"),
     Case("field", (1024, 1024), 64, HALF, "forward", basis="affine"),
     Case("affine", (1024, 1024), 64, HALF, "forward", basis="affine"),
+    Case("affine", (1024, 1024), 32, HALF, "backward"),
+    Case("affine", (1024, 1024), 64, HALF, "backward"),
     Case("stencil", (1024, 1024), 64, HALF, "transposed", mode="circular"),
     Case("affine", (128, 128, 128), 64, HALF, "forward", basis="rotation"),
     Case("affine", (1024, 1024), 64, torch.float16, "forward", basis="affine"),
@@ -143,17 +147,26 @@ REPRESENTATIVE = [
 ]
 SPACES = {2: (1024, 1024), 3: (128, 128, 128)}
 # Every row of the marching kernels' tables, with all numbers of generators that some card takes.
-MARCHES = [
-    Case(kind, SPACES[n], 32 * blocks, HALF, "transposed" if transposed else "forward", count)
-    for (n, blocks, transposed), row in marching.MARCHES.items()
-    for kind, limits in (("affine", (*row.most_affine, n * (n + 1))), ("field", row.most_fields))
-    for count in sorted(set(limits))
-] + [
-    Case(kind, SPACES[n], 64, HALF, "gram", count, outs=128 if wide else 64)
-    for (n, wide), row in marching.GRAM_MARCHES.items()
-    for kind, counts in (("affine", (n + 1, n * (n + 1))), ("field", {most - 1 for most in row.most_rows if most}))
-    for count in sorted(counts)
-]
+MARCHES = (
+    [
+        Case(kind, SPACES[n], 32 * blocks, HALF, "transposed" if transposed else "forward", count)
+        for (n, blocks, transposed), row in marching.MARCHES.items()
+        for kind, limits in (("affine", (*row.most_affine, n * (n + 1))), ("field", row.most_fields))
+        for count in sorted(set(limits))
+    ]
+    + [
+        Case(kind, SPACES[n], 64, HALF, "gram", count, outs=128 if wide else 64)
+        for (n, wide), row in marching.GRAM_MARCHES.items()
+        for kind in ("affine", "field")
+        for count in sorted({n, n + 1, n * (n + 1), *(most - 1 for most in row.most_rows if most)})
+    ]
+    + [
+        Case(kind, SPACES[n], 32 * blocks, HALF, "backward", count)
+        for (n, blocks), row in marching.BACKWARD_MARCHES.items()
+        for kind, limits in (("affine", (*row.most_affine, n * (n + 1))), ("field", row.most_fields))
+        for count in sorted(set(limits) - {0})
+    ]
+)
 ALL = (
     REPRESENTATIVE
     + MARCHES

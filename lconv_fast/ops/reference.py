@@ -1,4 +1,4 @@
-"""The three operators in plain PyTorch, under the same names and arguments as ``torch.ops.lconv_fast``: the slow truth.
+"""The operators in plain PyTorch, under the same names and arguments as ``torch.ops.lconv_fast``: the slow truth.
 
 Every tap is gathered into memory, so the cost is T times the data; all tests compare the kernels with these functions.
 """
@@ -167,3 +167,9 @@ def correlate(input, weight, cotangent, *geometry) -> Tensor:
     with torch.enable_grad():  # the coefficients are linear in v: their transpose is their own gradient
         (result,) = torch.autograd.grad(_coefficients(v, g), v, h)
     return result
+
+
+def backward(cotangent, input, weight, coefficients, *arguments) -> tuple[Tensor, Tensor]:
+    *geometry, identity = arguments
+    features = apply(cotangent, weight, coefficients, None, *geometry, identity, True)
+    return features, gram(input, cotangent, coefficients, *geometry, identity)

@@ -1,6 +1,6 @@
 """Shapes and memory formats of the operators' results, for tracing without data.
 
-The schemas stand in ``csrc/operators.cpp``. All three operators take the same geometry, in this order:
+The schemas stand in ``csrc/operators.cpp``. All operators take the same geometry, in this order:
 
 ``kind`` (0 constant, 1 sampled, 2 affine coefficients), ``taps`` (T * n offsets), ``tap_weights`` (T), ``components``
 (T), ``spatial`` (n), ``padding_mode`` (0 zeros, 1 circular, 2 replicate, 3 reflect), ``halo`` (low and high per axis:
@@ -86,3 +86,11 @@ def _(
     elif kind == 2:
         shape.append(len(spatial) + 1)  # the matrix row, then the shift
     return input.new_empty(shape, dtype=torch.float64 if input.dtype == torch.float64 else torch.float32)
+
+
+@torch.library.register_fake("lconv_fast::backward")
+def _(cotangent: Tensor, input: Tensor, weight: Tensor, coefficients: Tensor, *arguments) -> tuple[Tensor, Tensor]:
+    *geometry, identity = arguments
+    ops = torch.ops.lconv_fast
+    features = ops.apply(cotangent, weight, coefficients, None, *geometry, identity, True)
+    return features, ops.gram(input, cotangent, coefficients, *geometry, identity)

@@ -31,3 +31,8 @@ def _gram(*arguments) -> Tensor:
 @torch.library.impl("lconv_fast::correlate", "CUDA")
 def _correlate(*arguments) -> Tensor:
     return _kernels().correlate(*arguments)
+
+
+@torch.library.impl("lconv_fast::backward", "CUDA")
+def _backward(*arguments) -> tuple[Tensor, Tensor]:
+    return _kernels().backward(*arguments)

@@ -287,3 +287,22 @@ def _tile_correlate(g, input, weight, cotangent, size) -> Tensor:
         return result
     result = result.sum(0)
     return result.squeeze(-1) if g.kind == 0 else result
+
+
+def backward(cotangent, input, weight, coefficients, *arguments) -> tuple[Tensor, Tensor]:
+    *geometry, identity = arguments
+    g = Geometry(*geometry)
+    tensors = {"cotangent": cotangent, "weight": weight, "coefficients": coefficients}
+    _check_geometry(g, input, tensors, same_type=("cotangent", "weight"))
+    _check_weight(g, weight)
+    _check_coefficients(g, coefficients, weight.shape[0] - 1)
+    _check(g, input, weight.shape[2] * g.groups, g.array, "input")
+    _check(g, cotangent, weight.shape[1], g.out, "cotangent")
+    fail_unless(cotangent.shape[0] == input.shape[0], "input and cotangent differ in batch")
+    fail_unless(g.padding_mode < 2, "transposed, replicate and reflect are a halo that is folded back")
+    if cotangent.numel() and input.numel():
+        marched = marching.backward(g, cotangent, input, weight, coefficients, identity)
+        if marched is not None:
+            return marched
+    features = apply(cotangent, weight, coefficients, None, *geometry, identity, True)
+    return features, gram(input, cotangent, coefficients, *arguments)

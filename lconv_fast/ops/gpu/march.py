@@ -11,7 +11,17 @@ import triton
 import triton.language as tl
 
 from lconv_fast.ops.gpu.points import as_type
-from lconv_fast.ops.gpu.rows import PAIRS, affine_lines, generator_block, halves, permuted, row_ends, row_of
+from lconv_fast.ops.gpu.rows import (
+    PAIRS,
+    affine_lines,
+    channel_order,
+    generator_block,
+    halves,
+    permuted,
+    point_order,
+    row_ends,
+    row_of,
+)
 
 
 @triton.jit
@@ -51,18 +61,15 @@ def march_kernel(
     count: tl.constexpr = stencil.generators
     ndim: tl.constexpr = stencil.ndim
     factors: tl.constexpr = channel_blocks * (count + 1)
-    m = tl.arange(0, BM)
-    x = as_type(x_tile, index) * BM + m
+    x = as_type(x_tile, index) * BM + tl.arange(0, BM)
     z = as_type(z, index)
     base = source.data + as_type(batch, tl.int64) * source.batch + as_type(group, tl.int64) * channel_blocks * PAIRS
     o = block * BN + tl.arange(0, BN)
 
-    k = tl.arange(0, 2 * PAIRS)
-    channel = ((k // 2) % 4) * 8 + ((k // 8) % 4) * 2 + k % 2
     # W stays in shared memory all along.
     w = ()
     for q in tl.static_range(factors):
-        c = (q // (count + 1)) * 2 * PAIRS + channel
+        c = (q // (count + 1)) * 2 * PAIRS + channel_order()
         w = w + (
             tl.load(
                 weight.data
@@ -74,8 +81,7 @@ def march_kernel(
                 other=0.0,
             ),
         )
-    rows = tl.reshape(tl.permute(tl.reshape(m, (BM // (16 * warps), 2, warps, 8)), (0, 2, 1, 3)), (BM,))
-    x_out = as_type(x_tile, index) * BM + rows
+    x_out = as_type(x_tile, index) * BM + point_order(BM, warps)
     start = tl.zeros((BM, BN), tl.float32)
     if has_bias:
         start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
@@ -96,12 +102,12 @@ def march_kernel(
         for b in tl.static_range(channel_blocks):
             after = after + (row_of(source, base, z, y + 1, x, b, box, padding),)
             ends = row_ends(source, base, before[b], after[b], z, y, x, b, box, padding, ndim, narrow)
-            if identity:
-                f = permuted(halves(here[b], narrow), warps)
-                total = tl.dot(f, w[b * (count + 1)], total)
             differences = ()
             for a in tl.static_range(ndim):
                 differences = differences + (ends[a][1] - ends[a][0],)
+            if identity:
+                f = permuted(halves(here[b], narrow), warps)
+                total = tl.dot(f, w[b * (count + 1)], total)
             for i in tl.static_range(count):
                 f = generator_block(i, ends, differences, v, lines, slopes, z, y, x, box, steps, stencil, transposed)
                 total = tl.dot(permuted(f.to(narrow), warps), w[b * (count + 1) + i + 1], total)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from lconv_fast.ops.gpu.points import as_type
-from lconv_fast.ops.gpu.rows import PAIRS, affine_lines, generator_block, halves, row_ends, row_of
+from lconv_fast.ops.gpu.rows import PAIRS, affine_lines, row_of, row_tiles
 
 
 @triton.jit
@@ -72,7 +72,6 @@ def march_gram_kernel(
     narrow: tl.constexpr = cotangent.data.dtype.element_ty
     padding: tl.constexpr = stencil.padding
     count: tl.constexpr = stencil.generators
-    ndim: tl.constexpr = stencil.ndim
     all_rows: tl.constexpr = count + identity
     stacks: tl.constexpr = stacks_of(rows)
     o = (out_block * BN + tl.arange(0, BN)).to(index)
@@ -99,7 +98,6 @@ def march_gram_kernel(
         for step in range(0, (bottom - top).to(tl.int32)):
             y = top + step
             after = row_of(source, base, z, y + 1, x, 0, box, padding)
-            ends = row_ends(source, base, before, after, z, y, x, 0, box, padding, ndim, narrow)
             g = tl.load(
                 g_base
                 + (z * cotangent.axes[0] + y * cotangent.axes[1] + x * cotangent.axes[2])[:, None]
@@ -107,18 +105,28 @@ def march_gram_kernel(
                 mask=(x < box.out[2])[:, None] & (o < outs)[None, :],
                 other=0.0,
             )
-            differences = ()
-            for a in tl.static_range(ndim):
-                differences = differences + (ends[a][1] - ends[a][0],)
-            tiles = ()
-            for r in tl.static_range(first, first + rows):
-                if identity and r == 0:
-                    tiles = tiles + (halves(here, narrow),)
-                else:
-                    f = generator_block(
-                        r - identity, ends, differences, v, lines, slopes, z, y, x, box, steps, stencil, False
-                    )
-                    tiles = tiles + (f.to(narrow),)
+            tiles = row_tiles(
+                source,
+                base,
+                before,
+                here,
+                after,
+                v,
+                lines,
+                slopes,
+                z,
+                y,
+                x,
+                0,
+                box,
+                steps,
+                stencil,
+                identity,
+                first,
+                rows,
+                False,
+                narrow,
+            )
             sums = ()
             for k in tl.static_range(len(stacks)):
                 f = all_beside(tiles, stacks[k][0], stacks[k][1])

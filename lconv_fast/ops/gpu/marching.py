@@ -22,11 +22,13 @@ from lconv_fast.ops.gpu.arguments import (
     weight_view,
 )
 from lconv_fast.ops.gpu.march import march_kernel
+from lconv_fast.ops.gpu.march_backward import march_backward_kernel
 from lconv_fast.ops.gpu.march_gram import march_gram_kernel
 from lconv_fast.ops.gpu.points import Data
 from lconv_fast.ops.gpu.rows import BASIS
-from lconv_fast.ops.gpu.tiles import GRAM_MARCHES, MARCHES, GramMarch, March
+from lconv_fast.ops.gpu.tiles import BACKWARD_MARCHES, GRAM_MARCHES, MARCHES, GramMarch, March
 from lconv_fast.ops.reference import Geometry
+from lconv_fast.ops.schema import empty_like_format
 
 AFFINE = 2
 LEAST_SHARE = 4  # strips of a part of a sum, where there are as many
@@ -77,14 +79,15 @@ def _basis_size(g: Geometry) -> int:
     return g.ndim * (g.ndim + 1)
 
 
-def _scaled(v: Tensor, steps: Sequence[float], sign: int = 1) -> Tensor:
-    """Coefficients v[i,a,b] times the step along a."""
+def _mixing(v: Tensor, steps: Sequence[float], transposed: bool = False) -> Tensor:
+    """v[i,a,b], with what the kernels leave out of x_b D_a: the step along a, and transposed the sign."""
+    sign = -1 if transposed else 1
     return torch.stack([v[:, a].float() * (sign * step) for a, step in enumerate(steps)], 1)
 
 
-def _basis_weight(weight: Tensor, v: Tensor, steps: Sequence[float], transposed: bool) -> Tensor:
-    """W_ab = sum_i v[i,a,b] W_i, with what the kernel leaves out of x_b D_a: the steps, and transposed the sign."""
-    mixed = torch.einsum("iab,ioc->aboc", _scaled(v, steps, -1 if transposed else 1), weight[1:].float())
+def _basis_weight(weight: Tensor, mixing: Tensor) -> Tensor:
+    """W_ab = sum_i mixing[i,a,b] W_i."""
+    mixed = torch.einsum("iab,ioc->aboc", mixing, weight[1:].float())
     return torch.cat([weight[:1], mixed.flatten(0, 1).to(weight.dtype)])
 
 
@@ -96,6 +99,13 @@ def _in_basis(g: Geometry, row: March, generation: int, count: int) -> bool | No
     if affine and row.basis[generation] and count > min(most, g.ndim + 1):
         return True
     return False if count <= most else None
+
+
+def _strips(g: Geometry, least_rows: int, wanted: int) -> tuple[int, int]:
+    """How many strips, and their rows. Two more rows are read for each: strips are no shorter than they must be."""
+    height = padded(g.spatial, 1)[1]
+    rows = triton.cdiv(height, max(1, min(wanted, height // least_rows)))
+    return triton.cdiv(height, rows), rows
 
 
 def apply(
@@ -125,15 +135,12 @@ def apply(
         return False
     stencil = stencil_of(g, count)
     if in_basis:
-        weight = _basis_weight(weight, coefficients, steps, transposed)
+        weight = _basis_weight(weight, _mixing(coefficients, steps, transposed))
         stencil = stencil._replace(kind=BASIS.value)
-    planes, rows, columns = padded(g.spatial, 1)
+    planes, _, columns = padded(g.spatial, 1)
     x_tiles, blocks = triton.cdiv(columns, row.points), triton.cdiv(outs, bn)
-    # Two rows of each strip are read for its neighbours as well: strips are as long as they can be for enough programs.
     others = x_tiles * blocks * g.groups * input.shape[0] * planes
-    strips = max(1, min(triton.cdiv(PROGRAMS, others), rows // row.least_rows))
-    strip_rows = triton.cdiv(rows, strips)
-    strips = triton.cdiv(rows, strip_rows)
+    strips, strip_rows = _strips(g, row.least_rows, triton.cdiv(PROGRAMS, others))
     launch_kernel(
         march_kernel,
         others * strips,
@@ -192,18 +199,14 @@ def _gram_sums(
     stencil = stencil_of(g, count)
     if in_basis:
         stencil = stencil._replace(kind=BASIS.value)
-    planes, height, columns = padded(g.spatial, 1)
+    planes, _, columns = padded(g.spatial, 1)
     x_tiles, in_blocks, out_blocks = triton.cdiv(columns, row.points), ins // 32, triton.cdiv(outs, row.outs)
     blocks, others = in_blocks * out_blocks * g.groups, x_tiles * planes * input.shape[0]
     parts = triton.cdiv(PROGRAMS, blocks)
-    strips = max(1, min(triton.cdiv(LEAST_SHARE * parts, others), height // row.least_rows))
-    strip_rows = triton.cdiv(height, strips)
-    strips = triton.cdiv(height, strip_rows)
+    strips, strip_rows = _strips(g, row.least_rows, triton.cdiv(LEAST_SHARE * parts, others))
     parts = min(parts, others * strips)
     sums = input.new_empty((parts, rows, cotangent.shape[1], ins), dtype=torch.float32)
-    launches = triton.cdiv(rows, most)
-    for k in range(launches):
-        first, last = rows * k // launches, rows * (k + 1) // launches
+    for first in range(0, rows, most):
         launch_kernel(
             march_gram_kernel,
             blocks * parts,
@@ -228,7 +231,7 @@ def _gram_sums(
             steps=steps,
             identity=int(identity),
             first=first,
-            rows=last - first,
+            rows=min(most, rows - first),
             index=index_type(input, cotangent, coefficients),
             BM=row.points,
             BN=row.outs,
@@ -242,17 +245,19 @@ def gram(g: Geometry, input: Tensor, cotangent: Tensor, coefficients: Tensor, id
     if steps is None or found is None:
         return None
     row, most = found
-    count = coefficients.shape[0]
-    basis_launches, launches = triton.cdiv(_basis_size(g) + identity, most), triton.cdiv(count + identity, most)
-    # A product with a field of the basis costs less than one with a generator; a launch reads f and g.
-    in_basis = g.kind == AFFINE and count > g.ndim + 1 and basis_launches <= launches
+    in_basis = g.kind == AFFINE and coefficients.shape[0] > g.ndim + 1
     sums = _gram_sums(g, row, most, input, cotangent, coefficients, steps, in_basis, identity)
-    f_sum = sums[:1] if identity else sums.new_zeros(1, *sums.shape[1:])
+    return _weight_gradient(g, sums, _mixing(coefficients, steps) if in_basis else None, identity).to(input.dtype)
+
+
+def _weight_gradient(g: Geometry, sums: Tensor, mixing: Tensor | None, identity: bool) -> Tensor:
+    """dQ/dW of W^0, zero where it takes no part, and of all W_i, sum_ab mixing[i,a,b] sums[ab] from the basis."""
+    own = sums[:1] if identity else sums.new_zeros(1, *sums.shape[1:])
     if identity:
         sums = sums[1:]
-    if in_basis:
-        sums = torch.einsum("iab,aboc->ioc", _scaled(coefficients, steps), _by_axis(g, sums))
-    return torch.cat([f_sum, sums]).to(input.dtype)
+    if mixing is not None:
+        sums = torch.einsum("iab,aboc->ioc", mixing, _by_axis(g, sums))
+    return torch.cat([own, sums])
 
 
 def _by_axis(g: Geometry, sums: Tensor) -> Tensor:
@@ -269,4 +274,62 @@ def correlate(g: Geometry, input: Tensor, weight: Tensor, cotangent: Tensor) -> 
         return None
     stand_in = weight.as_strided((1, 1, 1), (1, 1, 1))  # of v only the centre and the scale are read
     sums = _gram_sums(g, *found, input, cotangent, stand_in, steps, True, False)
-    return _scaled(torch.einsum("ioc,aboc->iab", weight[1:].float(), _by_axis(g, sums)), steps)
+    return _mixing(torch.einsum("ioc,aboc->iab", weight[1:].float(), _by_axis(g, sums)), steps)
+
+
+def backward(
+    g: Geometry, cotangent: Tensor, input: Tensor, weight: Tensor, coefficients: Tensor, identity: bool
+) -> tuple[Tensor, Tensor] | None:
+    """dQ/df and dQ/dW, if the call is one for the kernel that makes both."""
+    ins, outs, device = input.shape[1] // g.groups, cotangent.shape[1] // g.groups, input.device
+    steps, row = _steps(g, cotangent), BACKWARD_MARCHES.get((g.ndim, outs // 32))
+    if steps is None or row is None or ins > row.outs or input.stride(1) != 1:
+        return None
+    count = coefficients.shape[0]
+    in_basis = _in_basis(g, row, _generation(device), count)
+    if in_basis is None:
+        return None
+    mixing = _mixing(coefficients, steps, True) if in_basis else None
+    if mixing is not None:
+        count = _basis_size(g)
+    rows, bn = count + identity, block(ins, row.outs)
+    # All of W, a stack of blocks, and features and result.
+    if 2 * (bn * rows * outs + 4 * 32 * row.points + 2 * bn * row.points) > card(device).shared:
+        return None
+    stencil = stencil_of(g, count)
+    if mixing is not None:
+        weight = _basis_weight(weight, mixing)
+        stencil = stencil._replace(kind=BASIS.value)
+    planes, _, columns = padded(g.spatial, 1)
+    x_tiles = triton.cdiv(columns, row.points)
+    others = x_tiles * planes * input.shape[0]
+    strips, strip_rows = _strips(g, row.least_rows, triton.cdiv(PROGRAMS, others * g.groups))
+    output = empty_like_format(cotangent, input.shape[1], g.array)
+    sums = input.new_empty((others * strips, rows, cotangent.shape[1], ins), dtype=torch.float32)
+    launch_kernel(
+        march_backward_kernel,
+        others * strips * g.groups,
+        device,
+        row.warps,
+        _pairs(cotangent),
+        data_view(input),
+        weight_view(weight, g, True),
+        coefficients_view(coefficients, g),
+        data_view(output),
+        sums,
+        box_of(g),
+        g.groups,
+        ins,
+        x_tiles,
+        strips,
+        strip_rows,
+        stencil=stencil,
+        steps=steps,
+        identity=int(identity),
+        index=index_type(input, cotangent, coefficients),
+        channel_blocks=outs // 32,
+        warps=row.warps,
+        BM=row.points,
+        BN=bn,
+    )
+    return output, _weight_gradient(g, sums.sum(0), mixing, identity).to(input.dtype)

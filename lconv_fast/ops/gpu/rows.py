@@ -11,7 +11,7 @@ import triton.language as tl
 from lconv_fast.ops.gpu.points import as_type, coefficient, coordinate
 
 BASIS = tl.constexpr(3)  # a kind of stencil: x_b D_a and D_a for all b, a
-MOST_LINES = 12  # of an affine field, kept in registers
+MOST_LINES = 18  # of an affine field, kept in registers
 PAIRS = tl.constexpr(16)  # of channels, in one block: 8 rows by 4 lanes by 16 bytes make a warp's load
 
 
@@ -40,6 +40,19 @@ def permuted(tile, warps: tl.constexpr):
     m: tl.constexpr = tile.shape[0]
     split = tl.reshape(tile, (m // (16 * warps), 2, warps, 8, 1, 4, 4, 2))
     return tl.reshape(tl.permute(split, (0, 2, 1, 3, 4, 6, 5, 7)), (m, 2 * PAIRS))
+
+
+@triton.jit
+def channel_order():
+    """Of W's rows, for the order that `permuted` gives to channels."""
+    k = tl.arange(0, 2 * PAIRS)
+    return ((k // 2) % 4) * 8 + ((k // 8) % 4) * 2 + k % 2
+
+
+@triton.jit
+def point_order(m: tl.constexpr, warps: tl.constexpr):
+    """Of the result's rows, for the order that `permuted` gives to points."""
+    return tl.reshape(tl.permute(tl.reshape(tl.arange(0, m), (m // (16 * warps), 2, warps, 8)), (0, 2, 1, 3)), (m,))
 
 
 @triton.jit
@@ -265,3 +278,43 @@ def row_ends(
             ),
         ) + ends
     return ends
+
+
+@triton.jit
+def row_tiles(
+    source,
+    base,
+    before,
+    here,
+    after,
+    v,
+    lines,
+    slopes,
+    z,
+    y,
+    x,
+    k: tl.constexpr,
+    box,
+    steps: tl.constexpr,
+    stencil: tl.constexpr,
+    identity: tl.constexpr,
+    first: tl.constexpr,
+    rows: tl.constexpr,
+    transposed: tl.constexpr,
+    narrow: tl.constexpr,
+):
+    """Some rows of (f, L_1 f, L_2 f, ...), which begins with L_1 f if the identity takes no part, in the half type."""
+    ends = row_ends(source, base, before, after, z, y, x, k, box, stencil.padding, stencil.ndim, narrow)
+    differences = ()
+    for a in tl.static_range(stencil.ndim):
+        differences = differences + (ends[a][1] - ends[a][0],)
+    tiles = ()
+    for r in tl.static_range(first, first + rows):
+        if identity and r == 0:
+            tiles = tiles + (halves(here, narrow),)
+        else:
+            f = generator_block(
+                r - identity, ends, differences, v, lines, slopes, z, y, x, box, steps, stencil, transposed
+            )
+            tiles = tiles + (f.to(narrow),)
+    return tiles

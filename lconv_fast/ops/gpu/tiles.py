@@ -54,12 +54,21 @@ MARCHES: dict[tuple[int, int, bool], March] = {
     (2, 1, True): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),
     (2, 2, False): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (0, 1, 1)),
     (2, 2, True): March(64, 64, 4, 16, (4, 4, 4), (6, 4, 6), (0, 1, 1)),
-    (2, 4, False): March(128, 64, 8, 16, (2, 4, 4), (2, 6, 4), (0, 1, 1)),
+    (2, 4, False): March(128, 64, 8, 16, (1, 4, 4), (1, 6, 4), (0, 1, 1)),
     (2, 4, True): March(128, 64, 8, 16, (2, 4, 3), (2, 3, 3), (0, 1, 1)),
-    (3, 1, False): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),
+    (3, 1, False): March(64, 64, 4, 16, (4, 4, 3), (6, 6, 6), (1, 1, 1)),
     (3, 1, True): March(64, 64, 4, 16, (4, 4, 4), (6, 3, 3), (1, 1, 1)),
     (3, 2, False): March(128, 64, 8, 16, (4, 4, 4), (3, 6, 6), (0, 1, 1)),
     (3, 2, True): March(128, 64, 8, 16, (3, 2, 4), (3, 2, 3), (0, 1, 1)),
+}
+
+
+# By (axes, blocks of 32 channels of the cotangent), for up to `outs` channels of the features.
+BACKWARD_MARCHES: dict[tuple[int, int], March] = {
+    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 3, 4), (0, 1, 1)),
+    (2, 2): March(128, 64, 8, 32, (0, 3, 3), (0, 3, 3), (0, 0, 1)),
+    (3, 1): March(64, 64, 4, 32, (3, 3, 2), (3, 3, 3), (0, 0, 1)),
+    (3, 2): March(128, 64, 8, 32, (0, 0, 3), (0, 0, 3), (0, 0, 0)),
 }
 
 
@@ -75,7 +84,7 @@ class GramMarch(NamedTuple):
 GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
     (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7)),
     (2, True): GramMarch(128, 128, 8, 32, (0, 5, 7)),
-    (3, False): GramMarch(64, 64, 4, 32, (4, 4, 5)),
+    (3, False): GramMarch(64, 64, 4, 32, (2, 4, 5)),
     (3, True): GramMarch(128, 128, 8, 32, (0, 4, 5)),
 }
 
