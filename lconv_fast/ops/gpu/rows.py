@@ -113,9 +113,11 @@ def affine_lines(v, z, x, box, steps: tl.constexpr, stencil: tl.constexpr, trans
     """
     lines = ()
     slopes = ()
+    count: tl.constexpr = stencil.generators
+    n: tl.constexpr = stencil.ndim
     if _in_lines(stencil, transposed):
-        for i in tl.static_range(stencil.generators):
-            for a in tl.static_range(stencil.ndim):
+        for i in tl.static_range(count):
+            for a in tl.static_range(n):
                 if transposed:
                     low = _line(v, i, a, -1, z, x, box, steps, stencil)
                     high = _line(v, i, a, 1, z, x, box, steps, stencil)
@@ -123,7 +125,7 @@ def affine_lines(v, z, x, box, steps: tl.constexpr, stencil: tl.constexpr, trans
                 else:
                     lines = lines + (_line(v, i, a, 0, z, x, box, steps, stencil),)
                 row = v.data + as_type(i, tl.int64) * v.generator + a * v.component
-                slopes = slopes + (steps[a] * tl.load(row + (stencil.ndim - 2) * v.axes[0]).to(tl.float32),)
+                slopes = slopes + (steps[a] * tl.load(row + (n - 2) * v.axes[0]).to(tl.float32),)
     return lines, slopes
 
 
@@ -306,7 +308,8 @@ def row_tiles(
     """Some rows of (f, L_1 f, L_2 f, ...), which begins with L_1 f if the identity takes no part, in the half type."""
     ends = row_ends(source, base, before, after, z, y, x, k, box, stencil.padding, stencil.ndim, narrow)
     differences = ()
-    for a in tl.static_range(stencil.ndim):
+    n: tl.constexpr = stencil.ndim
+    for a in tl.static_range(n):
         differences = differences + (ends[a][1] - ends[a][0],)
     tiles = ()
     for r in tl.static_range(first, first + rows):
