@@ -152,13 +152,13 @@ MARCHES = (
         Case(kind, SPACES[n], 32 * blocks, HALF, "transposed" if transposed else "forward", count)
         for (n, blocks, transposed), row in marching.MARCHES.items()
         for kind, limits in (("affine", (*row.most_affine, n * (n + 1))), ("field", row.most_fields))
-        for count in sorted(set(limits))
+        for count in sorted(set(limits) - {0})
     ]
     + [
         Case(kind, SPACES[n], 64, HALF, "gram", count, outs=128 if wide else 64)
         for (n, wide), row in marching.GRAM_MARCHES.items()
         for kind in ("affine", "field")
-        for count in sorted({n, n + 1, n * (n + 1), *(most - 1 for most in row.most_rows if most)})
+        for count in sorted({n, n + 1, n * (n + 1), *(most - 1 for most in row.most_fields if most)})
     ]
     + [
         Case(kind, SPACES[n], 32 * blocks, HALF, "backward", count)

@@ -14,13 +14,13 @@ from lconv_fast.ops.gpu.points import as_type
 from lconv_fast.ops.gpu.rows import (
     PAIRS,
     affine_lines,
-    channel_order,
-    generator_block,
-    halves,
+    all_beside,
     permuted,
     point_order,
-    row_ends,
     row_of,
+    row_tiles,
+    stacks_of,
+    weight_stack,
 )
 
 
@@ -40,7 +40,7 @@ def march_kernel(
     blocks,
     stencil: tl.constexpr,
     steps: tl.constexpr,  # weight of f(x + e_a) for each component; f(x - e_a) has its negative
-    identity: tl.constexpr,
+    identity: tl.constexpr,  # 1 if f itself is the first row, else 0
     transposed: tl.constexpr,
     has_bias: tl.constexpr,
     index: tl.constexpr,
@@ -59,8 +59,9 @@ def march_kernel(
     narrow: tl.constexpr = target.data.dtype.element_ty
     padding: tl.constexpr = stencil.padding
     count: tl.constexpr = stencil.generators
-    ndim: tl.constexpr = stencil.ndim
-    factors: tl.constexpr = channel_blocks * (count + 1)
+    rows: tl.constexpr = count + identity
+    stacks: tl.constexpr = stacks_of(rows, True)
+    stack_count: tl.constexpr = len(stacks)
     x = as_type(x_tile, index) * BM + tl.arange(0, BM)
     z = as_type(z, index)
     base = source.data + as_type(batch, tl.int64) * source.batch + as_type(group, tl.int64) * channel_blocks * PAIRS
@@ -68,17 +69,18 @@ def march_kernel(
 
     # W stays in shared memory all along.
     w = ()
-    for q in tl.static_range(factors):
-        c = (q // (count + 1)) * 2 * PAIRS + channel_order()
+    for q in tl.static_range(channel_blocks * stack_count):
         w = w + (
-            tl.load(
-                weight.data
-                + group * weight.group
-                + (q % (count + 1)) * weight.row
-                + c[:, None] * weight.into
-                + o[None, :] * weight.out,
-                mask=(o < outs)[None, :],
-                other=0.0,
+            weight_stack(
+                weight,
+                group,
+                q // stack_count,
+                stacks[q % stack_count][0],
+                stacks[q % stack_count][1],
+                rows,
+                identity,
+                o,
+                outs,
             ),
         )
     x_out = as_type(x_tile, index) * BM + point_order(BM, warps)
@@ -101,16 +103,31 @@ def march_kernel(
         after = ()
         for b in tl.static_range(channel_blocks):
             after = after + (row_of(source, base, z, y + 1, x, b, box, padding),)
-            ends = row_ends(source, base, before[b], after[b], z, y, x, b, box, padding, ndim, narrow)
-            differences = ()
-            for a in tl.static_range(ndim):
-                differences = differences + (ends[a][1] - ends[a][0],)
-            if identity:
-                f = permuted(halves(here[b], narrow), warps)
-                total = tl.dot(f, w[b * (count + 1)], total)
-            for i in tl.static_range(count):
-                f = generator_block(i, ends, differences, v, lines, slopes, z, y, x, box, steps, stencil, transposed)
-                total = tl.dot(permuted(f.to(narrow), warps), w[b * (count + 1) + i + 1], total)
+            tiles = row_tiles(
+                source,
+                base,
+                before[b],
+                here[b],
+                after[b],
+                v,
+                lines,
+                slopes,
+                z,
+                y,
+                x,
+                b,
+                box,
+                steps,
+                stencil,
+                identity,
+                0,
+                rows,
+                transposed,
+                narrow,
+            )
+            for q in tl.static_range(stack_count):
+                f = permuted(all_beside(tiles, stacks[q][0], stacks[q][1]), warps)
+                total = tl.dot(f, w[b * stack_count + q], total)
         offset = z * target.axes[0] + y * target.axes[1] + x_out * target.axes[2]
         tl.store(
             place + offset[:, None] + o[None, :] * target.channel,

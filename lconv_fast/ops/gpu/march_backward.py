@@ -9,16 +9,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lconv_fast.ops.gpu.march_gram import all_beside, stacks_of
 from lconv_fast.ops.gpu.points import as_type
 from lconv_fast.ops.gpu.rows import (
     PAIRS,
     affine_lines,
-    channel_order,
+    all_beside,
     permuted,
     point_order,
     row_of,
     row_tiles,
+    stacks_of,
+    weight_stack,
 )
 
 
@@ -55,22 +56,23 @@ def march_backward_kernel(
     padding: tl.constexpr = stencil.padding
     count: tl.constexpr = stencil.generators
     rows: tl.constexpr = count + identity
-    stacks: tl.constexpr = stacks_of(rows)
+    stacks: tl.constexpr = stacks_of(rows, False)
     stack_count: tl.constexpr = len(stacks)
     c = tl.arange(0, BN)
     # W stays in shared memory all along.
     w = ()
-    for q in tl.static_range(channel_blocks * rows):
-        o = (q // rows) * 2 * PAIRS + channel_order()
+    for q in tl.static_range(channel_blocks * stack_count):
         w = w + (
-            tl.load(
-                weight.data
-                + group * weight.group
-                + (q % rows + 1 - identity) * weight.row
-                + o[:, None] * weight.into
-                + c[None, :] * weight.out,
-                mask=(c < ins)[None, :],
-                other=0.0,
+            weight_stack(
+                weight,
+                group,
+                q // stack_count,
+                stacks[q % stack_count][0],
+                stacks[q % stack_count][1],
+                rows,
+                identity,
+                c,
+                ins,
             ),
         )
     totals = ()
@@ -127,10 +129,9 @@ def march_backward_kernel(
                 narrow,
             )
             for q in tl.static_range(stack_count):
-                g = tl.trans(all_beside(tiles, stacks[q][0], stacks[q][1]))
-                sums = sums + (tl.dot(g, f, totals[b * stack_count + q]),)
-            for r in tl.static_range(rows):
-                total = tl.dot(permuted(tiles[r], warps), w[b * rows + r], total)
+                g = all_beside(tiles, stacks[q][0], stacks[q][1])
+                total = tl.dot(permuted(g, warps), w[b * stack_count + q], total)
+                sums = sums + (tl.dot(tl.trans(g), f, totals[b * stack_count + q]),)
         totals = sums
         offset = z * target.axes[0] + y * target.axes[1] + x_out * target.axes[2]
         tl.store(

@@ -10,32 +10,7 @@ import triton
 import triton.language as tl
 
 from lconv_fast.ops.gpu.points import as_type
-from lconv_fast.ops.gpu.rows import PAIRS, affine_lines, row_of, row_tiles
-
-
-@triton.jit
-def _beside(left, right):
-    """(points, k) twice to (points, 2 k)."""
-    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), (left.shape[0], 2 * left.shape[1]))
-
-
-@triton.jit
-def all_beside(tiles, first: tl.constexpr, size: tl.constexpr):
-    """`size` tiles, a power of two, from the first on; the last again where there are no more."""
-    if size == 1:
-        found = tiles[first if first < len(tiles) else len(tiles) - 1]
-    else:
-        found = _beside(all_beside(tiles, first, size // 2), all_beside(tiles, first + size // 2, size // 2))
-    return found
-
-
-@triton.constexpr_function
-def stacks_of(count):
-    """Tiles in stacks of 4, the rest in one of 2 or 4: the first tile of each stack, and its size.
-
-    A single tile of 32 channels is narrower than Hopper's matrix instructions, and each further stack costs a wait.
-    """
-    return tuple((first, 2 if count - first <= 2 else 4) for first in range(0, count, 4))
+from lconv_fast.ops.gpu.rows import PAIRS, affine_lines, all_beside, row_of, row_tiles, stacks_of
 
 
 @triton.jit
@@ -73,7 +48,7 @@ def march_gram_kernel(
     padding: tl.constexpr = stencil.padding
     count: tl.constexpr = stencil.generators
     all_rows: tl.constexpr = count + identity
-    stacks: tl.constexpr = stacks_of(rows)
+    stacks: tl.constexpr = stacks_of(rows, False)
     o = (out_block * BN + tl.arange(0, BN)).to(index)
     totals = ()
     for k in tl.static_range(len(stacks)):

@@ -160,7 +160,7 @@ def apply(
         blocks,
         stencil=stencil,
         steps=steps,
-        identity=identity,
+        identity=int(identity),
         transposed=transposed,
         has_bias=bias is not None,
         index=index_type(input, output, coefficients),
@@ -172,20 +172,18 @@ def apply(
     return True
 
 
-def _gram_row(g: Geometry, input: Tensor, cotangent: Tensor) -> tuple[GramMarch, int] | None:
+def _gram_row(g: Geometry, outs: int, generation: int, in_basis: bool) -> tuple[GramMarch, int]:
     """The row of GRAM_MARCHES for these channels, and how many generators, with f itself, a launch takes."""
-    outs, generation = cotangent.shape[1] // g.groups, _generation(input.device)
     for wide in (outs > 64, False):
         row = GRAM_MARCHES[g.ndim, wide]
-        if row.most_rows[generation]:
-            return row, row.most_rows[generation]
-    return None
+        limits = row.most_basis if in_basis else row.most_affine if g.kind == AFFINE else row.most_fields
+        if limits[generation]:
+            break
+    return row, limits[generation]
 
 
 def _gram_sums(
     g: Geometry,
-    row: GramMarch,
-    most: int,
     input: Tensor,
     cotangent: Tensor,
     coefficients: Tensor,
@@ -196,6 +194,7 @@ def _gram_sums(
     """(L_r f)^T g for f itself, if it takes part, and every generator or every field of the basis; float32."""
     count = _basis_size(g) if in_basis else coefficients.shape[0]
     rows, ins, outs = count + identity, input.shape[1] // g.groups, cotangent.shape[1] // g.groups
+    row, most = _gram_row(g, outs, _generation(input.device), in_basis)
     stencil = stencil_of(g, count)
     if in_basis:
         stencil = stencil._replace(kind=BASIS.value)
@@ -241,12 +240,11 @@ def _gram_sums(
 
 def gram(g: Geometry, input: Tensor, cotangent: Tensor, coefficients: Tensor, identity: bool) -> Tensor | None:
     """dQ/dW, if the call is one for the marching kernel."""
-    steps, found = _steps(g, input), _gram_row(g, input, cotangent) if g.ndim > 1 else None
-    if steps is None or found is None:
+    steps = _steps(g, input)
+    if steps is None:
         return None
-    row, most = found
     in_basis = g.kind == AFFINE and coefficients.shape[0] > g.ndim + 1
-    sums = _gram_sums(g, row, most, input, cotangent, coefficients, steps, in_basis, identity)
+    sums = _gram_sums(g, input, cotangent, coefficients, steps, in_basis, identity)
     return _weight_gradient(g, sums, _mixing(coefficients, steps) if in_basis else None, identity).to(input.dtype)
 
 
@@ -267,13 +265,11 @@ def _by_axis(g: Geometry, sums: Tensor) -> Tensor:
 
 def correlate(g: Geometry, input: Tensor, weight: Tensor, cotangent: Tensor) -> Tensor | None:
     """dQ/dv of affine coefficients, v[i,a,b] = step_a <W_i, (x_b D_a f)^T g>, if the call is one for that kernel."""
-    if g.kind != AFFINE or g.ndim < 2:
-        return None
-    steps, found = _steps(g, input), _gram_row(g, input, cotangent)
-    if steps is None or found is None:
+    steps = _steps(g, input) if g.kind == AFFINE else None
+    if steps is None:
         return None
     stand_in = weight.as_strided((1, 1, 1), (1, 1, 1))  # of v only the centre and the scale are read
-    sums = _gram_sums(g, *found, input, cotangent, stand_in, steps, True, False)
+    sums = _gram_sums(g, input, cotangent, stand_in, steps, True, False)
     return _mixing(torch.einsum("ioc,aboc->iab", weight[1:].float(), _by_axis(g, sums)), steps)
 
 

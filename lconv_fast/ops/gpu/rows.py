@@ -36,17 +36,68 @@ def halves(pairs, narrow: tl.constexpr):
 
 @triton.jit
 def permuted(tile, warps: tl.constexpr):
-    """Points and channels in the order of the matrix instruction's registers."""
+    """Points, and channels within each block, in the order of the matrix instruction's registers."""
     m: tl.constexpr = tile.shape[0]
-    split = tl.reshape(tile, (m // (16 * warps), 2, warps, 8, 1, 4, 4, 2))
-    return tl.reshape(tl.permute(split, (0, 2, 1, 3, 4, 6, 5, 7)), (m, 2 * PAIRS))
+    blocks: tl.constexpr = tile.shape[1] // (2 * PAIRS)
+    split = tl.reshape(tile, (m // (16 * warps), 2, warps, 8, blocks, 4, 4, 2))
+    return tl.reshape(tl.permute(split, (0, 2, 1, 3, 4, 6, 5, 7)), (m, tile.shape[1]))
 
 
 @triton.jit
-def channel_order():
-    """Of W's rows, for the order that `permuted` gives to channels."""
-    k = tl.arange(0, 2 * PAIRS)
-    return ((k // 2) % 4) * 8 + ((k // 8) % 4) * 2 + k % 2
+def _beside(left, right):
+    """(points, k) twice to (points, 2 k)."""
+    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), (left.shape[0], 2 * left.shape[1]))
+
+
+@triton.jit
+def all_beside(tiles, first: tl.constexpr, size: tl.constexpr):
+    """`size` tiles, a power of two, from the first on; the last again where there are no more."""
+    if size == 1:
+        found = tiles[first if first < len(tiles) else len(tiles) - 1]
+    else:
+        found = _beside(all_beside(tiles, first, size // 2), all_beside(tiles, first + size // 2, size // 2))
+    return found
+
+
+@triton.constexpr_function
+def stacks_of(count, exact):
+    """Tiles in stacks of 4, and the rest in 2 and 1, if exact, or in one of 2 or 4: each stack's first, and its size.
+
+    As rows of the result a single tile of 32 channels would be too few for Hopper's matrix instructions; and each
+    product is a wait.
+    """
+    whole, rest = count // 4 * 4, count % 4
+    stacks = tuple((first, 4) for first in range(0, whole, 4))
+    if exact:
+        return stacks + (((whole, 2),) if rest > 1 else ()) + (((count - 1, 1),) if rest % 2 else ())
+    return stacks + (((whole, 2 if rest < 3 else 4),) if rest else ())
+
+
+@triton.jit
+def weight_stack(
+    weight,
+    group,
+    block: tl.constexpr,
+    first: tl.constexpr,
+    size: tl.constexpr,
+    rows: tl.constexpr,
+    identity: tl.constexpr,
+    o,
+    outs,
+):
+    """What a stack of permuted tiles of one block of channels is multiplied with; zero where it repeats the last."""
+    k = tl.arange(0, 2 * PAIRS * size)
+    row = first + k // (2 * PAIRS)
+    c = block * 2 * PAIRS + ((k // 2) % 4) * 8 + ((k // 8) % 4) * 2 + k % 2
+    return tl.load(
+        weight.data
+        + group * weight.group
+        + (row + 1 - identity)[:, None] * weight.row
+        + c[:, None] * weight.into
+        + o[None, :] * weight.out,
+        mask=(row < rows)[:, None] & (o < outs)[None, :],
+        other=0.0,
+    )
 
 
 @triton.jit

@@ -20,7 +20,7 @@ class Tile(NamedTuple):
 
 HALF, SINGLE, DOUBLE = "half", "float32", "float64"
 
-# No stack spills with any of these on sm_80 and sm_90 (tests/test_gpu_compile.py).
+# No stack spills with these on sm_80 and sm_90 in what tests/test_gpu_compile.py compiles.
 TABLE: dict[tuple[str, str], Tile] = {
     ("apply", HALF): Tile(64, 64, 32, 8),
     ("apply", SINGLE): Tile(64, 64, 32, 8),
@@ -42,7 +42,7 @@ class March(NamedTuple):
     outs: int
     warps: int
     least_rows: int  # of a strip
-    # More generators than these would spill registers.
+    # More generators than these would spill registers, as Triton 3.9 compiles them.
     most_affine: Limits
     most_fields: Limits
     basis: Limits  # whether all fields x_b D_a and D_a fit, at a factor a number each
@@ -50,25 +50,25 @@ class March(NamedTuple):
 
 # By (axes, blocks of 32 channels, transposed); all else is for the tile kernel.
 MARCHES: dict[tuple[int, int, bool], March] = {
-    (2, 1, False): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),
-    (2, 1, True): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),
-    (2, 2, False): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (0, 1, 1)),
-    (2, 2, True): March(64, 64, 4, 16, (4, 4, 4), (6, 4, 6), (0, 1, 1)),
-    (2, 4, False): March(128, 64, 8, 16, (1, 4, 4), (1, 6, 4), (0, 1, 1)),
-    (2, 4, True): March(128, 64, 8, 16, (2, 4, 3), (2, 3, 3), (0, 1, 1)),
-    (3, 1, False): March(64, 64, 4, 16, (4, 4, 3), (6, 6, 6), (1, 1, 1)),
-    (3, 1, True): March(64, 64, 4, 16, (4, 4, 4), (6, 3, 3), (1, 1, 1)),
-    (3, 2, False): March(128, 64, 8, 16, (4, 4, 4), (3, 6, 6), (0, 1, 1)),
-    (3, 2, True): March(128, 64, 8, 16, (3, 2, 4), (3, 2, 3), (0, 1, 1)),
+    (2, 1, False): March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),
+    (2, 1, True): March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),
+    (2, 2, False): March(64, 64, 4, 16, (4, 3, 3), (5, 6, 6), (0, 1, 1)),
+    (2, 2, True): March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),
+    (2, 4, False): March(128, 64, 8, 16, (0, 3, 3), (1, 6, 3), (0, 1, 0)),
+    (2, 4, True): March(128, 64, 8, 16, (2, 3, 3), (2, 3, 3), (0, 1, 0)),
+    (3, 1, False): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),
+    (3, 1, True): March(64, 64, 4, 16, (4, 4, 4), (6, 3, 6), (1, 1, 1)),
+    (3, 2, False): March(128, 64, 8, 16, (3, 4, 4), (4, 4, 3), (0, 1, 1)),
+    (3, 2, True): March(128, 64, 8, 16, (4, 3, 3), (5, 3, 3), (0, 1, 1)),
 }
 
 
 # By (axes, blocks of 32 channels of the cotangent), for up to `outs` channels of the features.
 BACKWARD_MARCHES: dict[tuple[int, int], March] = {
-    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 3, 4), (0, 1, 1)),
+    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 5, 6), (0, 1, 1)),
     (2, 2): March(128, 64, 8, 32, (0, 3, 3), (0, 3, 3), (0, 0, 1)),
-    (3, 1): March(64, 64, 4, 32, (3, 3, 2), (3, 3, 3), (0, 0, 1)),
-    (3, 2): March(128, 64, 8, 32, (0, 0, 3), (0, 0, 3), (0, 0, 0)),
+    (3, 1): March(64, 64, 4, 32, (4, 3, 4), (4, 3, 4), (0, 0, 1)),
+    (3, 2): March(128, 64, 8, 32, (0, 1, 3), (0, 1, 3), (0, 0, 1)),
 }
 
 
@@ -77,15 +77,18 @@ class GramMarch(NamedTuple):
     outs: int
     warps: int
     least_rows: int
-    most_rows: Limits  # generators, and f itself, of one launch; 0: the row for fewer channels serves
+    # Generators, and f itself, of one launch; 0: the row for fewer channels serves.
+    most_affine: Limits
+    most_fields: Limits
+    most_basis: Limits
 
 
 # By (axes, more than 64 channels of the cotangent).
 GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
-    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7)),
-    (2, True): GramMarch(128, 128, 8, 32, (0, 5, 7)),
-    (3, False): GramMarch(64, 64, 4, 32, (2, 4, 5)),
-    (3, True): GramMarch(128, 128, 8, 32, (0, 4, 5)),
+    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 7, 7), (4, 7, 7)),
+    (2, True): GramMarch(128, 128, 8, 32, (0, 4, 4), (0, 6, 7), (0, 7, 7)),
+    (3, False): GramMarch(64, 64, 4, 32, (3, 4, 5), (3, 4, 7), (4, 7, 7)),
+    (3, True): GramMarch(128, 128, 8, 32, (0, 4, 5), (0, 4, 7), (0, 7, 7)),
 }
 
 
