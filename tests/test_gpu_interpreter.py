@@ -137,7 +137,12 @@ def march_calls(generators, size, dtype, ins, outs, groups=1):
                 yield name, arguments
 
 
-SIZES = [((4, 70), 32, 20, 2), ((33, 3), 64, 64, 1), ((3, 4, 6), 32, 70, 1)]  # and channels in, out, groups
+SIZES = [
+    ((4, 70), 32, 20, 2),
+    ((33, 3), 64, 64, 1),
+    ((3, 4, 6), 32, 70, 1),
+    ((3, 5), 96, 70, 1),
+]  # and channels in, out, groups
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular"])

@@ -80,6 +80,16 @@ def test_operators_own_gradients(problem):
         torch.autograd.gradcheck(call, values, fast_mode=True)
 
 
+def test_backward_maps_over_examples():
+    problem = PROBLEMS[2]
+    *_, (op, (g, f, w, v, *rest)) = operator_calls(problem)
+    stacked = [torch.stack([t, 2 * t, -t]) for t in (g, v)]
+    found = torch.vmap(lambda g, v: op(g, f, w, v, *rest))(*stacked)
+    for k in range(3):
+        for ours, theirs in zip(found, op(stacked[0][k], f, w, stacked[1][k], *rest), strict=True):
+            torch.testing.assert_close(ours[k], theirs)
+
+
 def layers():
     return [
         (lc.LConv2d(4, 6, "affine", learnable=True, stride=2, dtype=torch.float64), (2, 4, 9, 8)),

@@ -138,6 +138,7 @@ REPRESENTATIVE = [
     Case("field", (1024, 1024), 64, HALF, "forward", mode="circular"),
     Case("field", (1024, 1024), 64, HALF, "forward", basis="affine"),
     Case("affine", (1024, 1024), 64, HALF, "forward", basis="affine"),
+    Case("affine", (1024, 1024), 128, HALF, "forward"),
     Case("affine", (1024, 1024), 32, HALF, "backward"),
     Case("affine", (1024, 1024), 64, HALF, "backward"),
     Case("stencil", (1024, 1024), 64, HALF, "transposed", mode="circular"),
@@ -149,10 +150,14 @@ SPACES = {2: (1024, 1024), 3: (128, 128, 128)}
 # Every row of the marching kernels' tables, with all numbers of generators that some card takes.
 MARCHES = (
     [
-        Case(kind, SPACES[n], 32 * blocks, HALF, "transposed" if transposed else "forward", count)
-        for (n, blocks, transposed), row in marching.MARCHES.items()
-        for kind, limits in (("affine", (*row.most_affine, n * (n + 1))), ("field", row.most_fields))
-        for count in sorted(set(limits) - {0})
+        Case(kind, SPACES[n], channels, HALF, "transposed" if transposed else "forward", count)
+        for (n, blocks, transposed), rows in marching.MARCHES.items()
+        for channels in ((32 * blocks,) if blocks < 3 else sorted({128, marching.MOST_CHANNELS[n]}))
+        for kind in ("affine", "field")
+        for count in sorted(
+            {most for row in rows for most in (row.most_affine if kind == "affine" else row.most_fields) if most}
+            | ({n * (n + 1)} if kind == "affine" else set())
+        )
     ]
     + [
         Case(kind, SPACES[n], 64, HALF, "gram", count, outs=128 if wide else 64)

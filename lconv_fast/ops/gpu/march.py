@@ -43,6 +43,7 @@ def march_kernel(
     identity: tl.constexpr,  # 1 if f itself is the first row, else 0
     transposed: tl.constexpr,
     has_bias: tl.constexpr,
+    held: tl.constexpr,  # whether the rows y - 1 and y stay in registers, or are read again, from the first-level cache
     index: tl.constexpr,
     channel_blocks: tl.constexpr,
     warps: tl.constexpr,
@@ -94,9 +95,10 @@ def march_kernel(
     last = tl.minimum(first + strip_rows, box.out[1])
     before = ()
     here = ()
-    for b in tl.static_range(channel_blocks):
-        before = before + (row_of(source, base, z, first - 1, x, b, box, padding),)
-        here = here + (row_of(source, base, z, first, x, b, box, padding),)
+    if held:
+        for b in tl.static_range(channel_blocks):
+            before = before + (row_of(source, base, z, first - 1, x, b, box, padding),)
+            here = here + (row_of(source, base, z, first, x, b, box, padding),)
     for step in range(0, (last - first).to(tl.int32)):
         y = first + step
         total = start
@@ -106,8 +108,8 @@ def march_kernel(
             tiles = row_tiles(
                 source,
                 base,
-                before[b],
-                here[b],
+                before[b] if held else row_of(source, base, z, y - 1, x, b, box, padding),
+                here[b] if held else row_of(source, base, z, y, x, b, box, padding),
                 after[b],
                 v,
                 lines,
@@ -134,5 +136,6 @@ def march_kernel(
             total.to(narrow),
             mask=(x_out < box.out[2])[:, None] & (o < outs)[None, :],
         )
-        before = here
-        here = after
+        if held:
+            before = here
+            here = after

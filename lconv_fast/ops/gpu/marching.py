@@ -31,6 +31,7 @@ from lconv_fast.ops.reference import Geometry
 from lconv_fast.ops.schema import empty_like_format
 
 AFFINE = 2
+MOST_CHANNELS = {2: 256, 3: 128}  # by axes, to sum over: the loop over blocks of them is unrolled
 LEAST_SHARE = 4  # strips of a part of a sum, where there are as many
 
 
@@ -120,18 +121,19 @@ def apply(
 ) -> bool:
     """Fills the output, if the call is one for the marching kernel."""
     ins, outs, device = input.shape[1] // g.groups, output.shape[1] // g.groups, input.device
-    steps, row = _steps(g, input), MARCHES.get((g.ndim, ins // 32, transposed))
-    if steps is None or row is None or output.stride(1) != 1:
+    steps = _steps(g, input)
+    if steps is None or output.stride(1) != 1 or ins > MOST_CHANNELS[g.ndim]:
         return False
-    count = weight.shape[0] - 1
-    in_basis = _in_basis(g, row, _generation(device), count)
-    if in_basis is None:
-        return False
-    if in_basis:
-        count = _basis_size(g)
-    bn = block(outs, row.outs)
-    # All of W, and the result on its way out.
-    if 2 * bn * ((count + 1) * ins + row.points) > card(device).shared:
+    for row in MARCHES[g.ndim, min(ins // 32, 3), transposed]:
+        count, bn = weight.shape[0] - 1, block(outs, row.outs)
+        in_basis = _in_basis(g, row, _generation(device), count)
+        if in_basis:
+            count = _basis_size(g)
+        # All of W, and the result on its way out.
+        shared = 2 * bn * ((count + 1) * ins + row.points)
+        if in_basis is not None and shared <= card(device).shared:
+            break
+    else:
         return False
     stencil = stencil_of(g, count)
     if in_basis:
@@ -163,6 +165,7 @@ def apply(
         identity=int(identity),
         transposed=transposed,
         has_bias=bias is not None,
+        held=row.held,
         index=index_type(input, output, coefficients),
         channel_blocks=ins // 32,
         warps=row.warps,

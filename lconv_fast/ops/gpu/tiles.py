@@ -46,20 +46,35 @@ class March(NamedTuple):
     most_affine: Limits
     most_fields: Limits
     basis: Limits  # whether all fields x_b D_a and D_a fit, at a factor a number each
+    held: bool = True  # whether two rows stay in registers, or come from the first-level cache again
 
 
-# By (axes, blocks of 32 channels, transposed); all else is for the tile kernel.
-MARCHES: dict[tuple[int, int, bool], March] = {
-    (2, 1, False): March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),
-    (2, 1, True): March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),
-    (2, 2, False): March(64, 64, 4, 16, (4, 3, 3), (5, 6, 6), (0, 1, 1)),
-    (2, 2, True): March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),
-    (2, 4, False): March(128, 64, 8, 16, (0, 3, 3), (1, 6, 3), (0, 1, 0)),
-    (2, 4, True): March(128, 64, 8, 16, (2, 3, 3), (2, 3, 3), (0, 1, 0)),
-    (3, 1, False): March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),
-    (3, 1, True): March(64, 64, 4, 16, (4, 4, 4), (6, 3, 6), (1, 1, 1)),
-    (3, 2, False): March(128, 64, 8, 16, (3, 4, 4), (4, 4, 3), (0, 1, 1)),
-    (3, 2, True): March(128, 64, 8, 16, (4, 3, 3), (5, 3, 3), (0, 1, 1)),
+# By (axes, blocks of 32 channels, transposed), 3 for all from 3 on: the first row that fits is taken.
+MARCHES: dict[tuple[int, int, bool], tuple[March, ...]] = {
+    (2, 1, False): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
+    (2, 1, True): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
+    (2, 2, False): (March(64, 64, 4, 16, (4, 3, 3), (5, 6, 6), (0, 1, 1)),),
+    (2, 2, True): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
+    (2, 3, False): (
+        March(128, 128, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 3, 0), (0, 6, 6), (0, 1, 1), False),
+    ),
+    (2, 3, True): (
+        March(128, 128, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 3, 2), (0, 3, 3), (0, 1, 1), False),
+    ),
+    (3, 1, False): (March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),),
+    (3, 1, True): (March(64, 64, 4, 16, (4, 4, 4), (6, 3, 6), (1, 1, 1)),),
+    (3, 2, False): (March(128, 64, 8, 16, (3, 4, 4), (4, 4, 3), (0, 1, 1)),),
+    (3, 2, True): (March(128, 64, 8, 16, (4, 3, 3), (5, 3, 3), (0, 1, 1)),),
+    (3, 3, False): (
+        March(128, 128, 8, 16, (0, 2, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+    ),
+    (3, 3, True): (
+        March(128, 128, 8, 16, (0, 0, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+    ),
 }
 
 
