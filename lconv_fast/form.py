@@ -20,7 +20,7 @@ gives both, since they can share L_i^T g.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -189,15 +189,24 @@ def _bias_gradient(u: Tensor) -> Tensor:
 
 
 def _map_over(
-    size: int, dims: Sequence[int | None], empty: int, slots: Slots, geometry: Geometry, identity: bool, bias, bias_dim
+    call: Callable[..., Tensor],
+    size: int,
+    dims: Sequence[int | None],
+    empty: int,
+    slots: Slots,
+    geometry: Geometry,
+    identity: bool,
+    bias,
+    bias_dim,
 ) -> Tensor:
-    """A partial for `size` examples, stacked in dimension 0; dims[k] is the example axis of slots[k] or None."""
+    """A partial, by `partial` or `_contract`, for `size` examples, stacked in dimension 0; dims[k] is the example axis
+    of slots[k] or None."""
     data = F if empty == G else G
     if empty in (G, F) and bias_dim is None and [k for k in range(4) if dims[k] is not None] == [data]:
         # Only the data differ: examples are one more batch.
         values = slots[data].movedim(dims[data], 0)  # type: ignore[union-attr, arg-type]
         merged = _filled(slots, data, values.flatten(0, 1))
-        result = partial(empty, merged, geometry, identity, bias)
+        result = call(empty, merged, geometry, identity, bias)
         return result.unflatten(0, (size, values.shape[1]))
 
     def example(t: Tensor | None, dim: int | None, k: int) -> Tensor | None:
@@ -206,7 +215,7 @@ def _map_over(
     results = []
     for k in range(size):
         one = tuple(example(t, dim, k) for t, dim in zip(slots, dims, strict=True))
-        results.append(partial(empty, one, geometry, identity, example(bias, bias_dim, k)))  # type: ignore[arg-type]
+        results.append(call(empty, one, geometry, identity, example(bias, bias_dim, k)))  # type: ignore[arg-type]
     return torch.stack(results)
 
 
@@ -254,7 +263,7 @@ class _Partial(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, empty, geometry, identity, bias, *slots):
         _, _, _, bias_dim, *dims = in_dims
-        return _map_over(info.batch_size, dims, empty, slots, geometry, identity, bias, bias_dim), 0
+        return _map_over(partial, info.batch_size, dims, empty, slots, geometry, identity, bias, bias_dim), 0
 
 
 def partial(empty: int, slots: Slots, geometry: Geometry, identity: bool = True, bias: Tensor | None = None) -> Tensor:
@@ -342,7 +351,8 @@ def _register(name: str) -> None:
         empty, slots, geometry, identity, bias = _slots_of(name, arguments)
         by_slot = {slot_of(tensor, empty): dim for tensor, dim in zip(tensors, in_dims, strict=False)}
         dims = [by_slot.get(slot) for slot in range(4)]
-        return _map_over(info.batch_size, dims, empty, slots, geometry, identity, bias, by_slot.get("bias")), 0
+        bias_dim = by_slot.get("bias")
+        return _map_over(_contract, info.batch_size, dims, empty, slots, geometry, identity, bias, bias_dim), 0
 
     torch.library.register_autograd(f"lconv_fast::{name}", backward, setup_context=setup_context)
     torch.library.register_vmap(f"lconv_fast::{name}", vmap)
@@ -377,7 +387,8 @@ def _map_backward(info, in_dims, g, f, w, s, *rest):
     results = []
     for empty, slots in ((F, (s, None, w, g)), (W, (s, f, None, g))):
         where = [None if k == empty else dims[k] for k in range(4)]
-        results.append(_map_over(info.batch_size, where, empty, slots, Geometry(*geometry), identity, None, None))
+        arguments = (info.batch_size, where, empty, slots, Geometry(*geometry), identity, None, None)
+        results.append(_map_over(_contract, *arguments))
     return tuple(results), (0, 0)
 
 

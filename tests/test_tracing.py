@@ -80,14 +80,26 @@ def test_operators_own_gradients(problem):
         torch.autograd.gradcheck(call, values, fast_mode=True)
 
 
-def test_backward_maps_over_examples():
-    problem = PROBLEMS[2]
-    *_, (op, (g, f, w, v, *rest)) = operator_calls(problem)
-    stacked = [torch.stack([t, 2 * t, -t]) for t in (g, v)]
-    found = torch.vmap(lambda g, v: op(g, f, w, v, *rest))(*stacked)
-    for k in range(3):
-        for ours, theirs in zip(found, op(stacked[0][k], f, w, stacked[1][k], *rest), strict=True):
-            torch.testing.assert_close(ours[k], theirs)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_operators_map_over_examples(problem):
+    """torch.vmap of direct calls, over the data alone and over all tensors."""
+    for op, (first, *arguments) in operator_calls(problem):
+        data = torch.stack([first, 2 * first, -first])
+        found = torch.vmap(lambda t, op=op, arguments=arguments: op(t, *arguments))(data)
+        tensors = [k for k, a in enumerate(arguments) if isinstance(a, torch.Tensor)]
+
+        def all_mapped(t, *others, op=op, arguments=arguments, tensors=tensors):
+            full = list(arguments)
+            for k, other in zip(tensors, others, strict=True):
+                full[k] = other
+            return op(t, *full)
+
+        stacked = [torch.stack([arguments[k]] * 3) for k in tensors]
+        again = torch.vmap(all_mapped)(data, *stacked)
+        for k in range(3):
+            expected = results(op(data[k], *arguments))
+            for ours, also, theirs in zip(results(found), results(again), expected, strict=True):
+                assert relative_rms(ours[k], theirs) < 1e-13 and relative_rms(also[k], theirs) < 1e-13
 
 
 def layers():
