@@ -187,6 +187,21 @@ def test_march_with_many_fields(size, count, marched):
     assert [name for name, _ in marched].count("march_gram_kernel") == 2 * (len(size) - 1)
 
 
+def test_no_march_where_it_would_waste(marched, monkeypatch):
+    """Images narrower than half a tile of columns, and partial sums that are large beside the data."""
+    generators = lc.AffineGenerators.named("rotation", 2)
+    with monkeypatch.context() as changed:
+        changed.setattr(marching, "LEAST_FILLED", 0.5)
+        for name, arguments in march_calls(generators, (3, 5), torch.float16, 32, 32):
+            check_march(name, *arguments)
+        assert not marched
+    monkeypatch.setattr(marching, "MOST_SUM_BYTES", 0)
+    for name, arguments in march_calls(generators, (3, 5), torch.float16, 32, 32):
+        if name == "backward":
+            check_march(name, *arguments)
+    assert [name for name, _ in marched] == ["march_kernel", "march_gram_kernel"]
+
+
 def test_march_in_bfloat16(marched):
     for count in (3, 6):
         generators = lc.AffineGenerators(torch.randn(count, 2, 2), torch.randn(count, 2))

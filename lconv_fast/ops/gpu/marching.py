@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +33,8 @@ from lconv_fast.ops.schema import empty_like_format
 
 AFFINE = 2
 MOST_CHANNELS = {2: 256, 3: 128}  # by axes, to sum over: the loop over blocks of them is unrolled
+LEAST_FILLED = 0.5  # of a program's columns: narrower images are for the tile kernels, whose tiles run over rows
+MOST_SUM_BYTES = 1 << 26  # of partial sums, or a sixteenth of the data
 LEAST_SHARE = 4  # strips of a part of a sum, where there are as many
 
 
@@ -69,6 +72,10 @@ def _steps(g: Geometry, data: Tensor) -> tuple[float, ...] | None:
     if data.data_ptr() % 16 or any(step % 32 for k, step in enumerate(data.stride()) if k != 1):
         return None
     return _central_steps(g) if card(data.device).capability >= 8 else None
+
+
+def _filled(g: Geometry, points: int) -> bool:
+    return g.spatial[-1] >= LEAST_FILLED * points
 
 
 def _generation(device: torch.device) -> int:
@@ -131,7 +138,7 @@ def apply(
             count = _basis_size(g)
         # All of W, and the result on its way out.
         shared = 2 * bn * ((count + 1) * ins + row.points)
-        if in_basis is not None and shared <= card(device).shared:
+        if in_basis is not None and shared <= card(device).shared and _filled(g, row.points):
             break
     else:
         return False
@@ -183,6 +190,11 @@ def _gram_row(g: Geometry, outs: int, generation: int, in_basis: bool) -> tuple[
         if limits[generation]:
             break
     return row, limits[generation]
+
+
+def _gram_filled(g: Geometry, input: Tensor, cotangent: Tensor, in_basis: bool) -> bool:
+    row, _ = _gram_row(g, cotangent.shape[1] // g.groups, _generation(input.device), in_basis)
+    return _filled(g, row.points)
 
 
 def _gram_sums(
@@ -244,9 +256,9 @@ def _gram_sums(
 def gram(g: Geometry, input: Tensor, cotangent: Tensor, coefficients: Tensor, identity: bool) -> Tensor | None:
     """dQ/dW, if the call is one for the marching kernel."""
     steps = _steps(g, input)
-    if steps is None:
-        return None
     in_basis = g.kind == AFFINE and coefficients.shape[0] > g.ndim + 1
+    if steps is None or not _gram_filled(g, input, cotangent, in_basis):
+        return None
     sums = _gram_sums(g, input, cotangent, coefficients, steps, in_basis, identity)
     return _weight_gradient(g, sums, _mixing(coefficients, steps) if in_basis else None, identity).to(input.dtype)
 
@@ -269,7 +281,7 @@ def _by_axis(g: Geometry, sums: Tensor) -> Tensor:
 def correlate(g: Geometry, input: Tensor, weight: Tensor, cotangent: Tensor) -> Tensor | None:
     """dQ/dv of affine coefficients, v[i,a,b] = step_a <W_i, (x_b D_a f)^T g>, if the call is one for that kernel."""
     steps = _steps(g, input) if g.kind == AFFINE else None
-    if steps is None:
+    if steps is None or not _gram_filled(g, input, cotangent, True):
         return None
     stand_in = weight.as_strided((1, 1, 1), (1, 1, 1))  # of v only the centre and the scale are read
     sums = _gram_sums(g, input, cotangent, stand_in, steps, True, False)
@@ -282,7 +294,7 @@ def backward(
     """dQ/df and dQ/dW, if the call is one for the kernel that makes both."""
     ins, outs, device = input.shape[1] // g.groups, cotangent.shape[1] // g.groups, input.device
     steps, row = _steps(g, cotangent), BACKWARD_MARCHES.get((g.ndim, outs // 32))
-    if steps is None or row is None or ins > row.outs or input.stride(1) != 1:
+    if steps is None or row is None or ins > row.outs or input.stride(1) != 1 or not _filled(g, row.points):
         return None
     count = coefficients.shape[0]
     in_basis = _in_basis(g, row, _generation(device), count)
@@ -303,8 +315,11 @@ def backward(
     x_tiles = triton.cdiv(columns, row.points)
     others = x_tiles * planes * input.shape[0]
     strips, strip_rows = _strips(g, row.least_rows, triton.cdiv(PROGRAMS, others * g.groups))
+    size = (others * strips, rows, cotangent.shape[1], ins)
+    if 4 * math.prod(size) > max(MOST_SUM_BYTES, input.numel() * input.element_size() // 16):
+        return None
     output = empty_like_format(cotangent, input.shape[1], g.array)
-    sums = input.new_empty((others * strips, rows, cotangent.shape[1], ins), dtype=torch.float32)
+    sums = input.new_empty(size, dtype=torch.float32)
     launch_kernel(
         march_backward_kernel,
         others * strips * g.groups,
