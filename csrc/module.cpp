@@ -6,6 +6,7 @@
 #include <map>
 
 #include "dispatch.h"
+#include "memory.h"
 #include "plan.h"
 
 namespace {
@@ -75,6 +76,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan", &plan, pybind11::arg("kind"), pybind11::arg("generators"), pybind11::arg("taps"),
         pybind11::arg("components"), pybind11::arg("spatial"), pybind11::arg("stride"), pybind11::arg("batch"),
         "For each operator: whether it works in the basis of a row, and the products per point (csrc/plan.h).");
+  m.def("huge_page_policy", &lconv_fast::huge_page_policy,
+        "Who decides about huge pages for large results: 'asked for', 'always', 'never', 'unknown' or 'off'.");
   m.def("second_level_cache_bytes", &lconv_fast::second_level_cache_bytes, "What the size of tiles follows.");
   m.def("build_info", [] {
     return std::map<std::string, std::string>{
