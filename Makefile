@@ -28,7 +28,7 @@ $(STAMPS)/env: constraints.txt pyproject.toml | $(STAMPS)/venv
 	  ruff mypy clang-format
 	touch $@
 
-$(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*)
+$(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/kernels/*.* csrc/kernels/pack/*.*)
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q --no-build-isolation --no-deps -e .
 	touch $@
 
@@ -60,13 +60,13 @@ sanitize: build
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp tests/native/*.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp csrc/kernels/pack/*.h tests/native/*.cpp
 	$(BIN)/mypy
 
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp tests/native/*.cpp
+	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp csrc/kernels/pack/*.h tests/native/*.cpp
 
 clean:
 	rm -rf build *.egg-info lconv_fast/_C.*.so lconv_demo_report
