@@ -11,7 +11,7 @@ from lconv_fast.generators import (
     Generators,
     StencilGenerators,
 )
-from lconv_fast.graph import GraphGenerators, LConvGraph
+from lconv_fast.generators.graph import GraphGenerators, LConvGraph
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d
 
 __version__ = "0.1.0"

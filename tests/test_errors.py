@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lconv_fast as lc
-from lconv_fast import differences
+from lconv_fast.generators import differences
 
 lconv = lc.functional.lconv
 AFFINE = lc.AffineGenerators.named("se")

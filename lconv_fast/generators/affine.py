@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lconv_fast import algebras, differences, form, grid
+from lconv_fast import form, grid
 from lconv_fast.checks import check_float, check_generators, check_types
+from lconv_fast.generators import algebras, differences
 
 Self = TypeVar("Self", bound="Generators")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lconv_fast.checks import check_float, check_generators, check_types, positive_int
-from lconv_fast.generators import Generators
+from lconv_fast.generators.affine import Generators
 from lconv_fast.modules import keep_variance
 
 

@@ -8,7 +8,7 @@ import torch
 from problems import MODES, problems, relative_rms
 
 import lconv_fast as lc
-from lconv_fast import algebras, differences
+from lconv_fast.generators import algebras, differences
 
 
 @pytest.mark.parametrize("problem", problems(), ids=str)
