@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lconv_fast import _C, form
-from lconv_fast.generators import GridGenerators
+from lconv_fast.generators import Generators
 from lconv_fast.ops.schema import output_size
 
 PATHS = {False: "direct: one product for each generator", True: "basis of a row: products for each axis (csrc/plan.h)"}
@@ -71,7 +71,7 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
         ValueError: a shape that the layer does not take.
     """
     generators = getattr(layer, "generators", None)
-    if not isinstance(generators, GridGenerators):
+    if not isinstance(generators, Generators) or generators.ndim is None:
         raise TypeError(f"explain: expected a layer with generators on a grid, got {type(layer).__name__}")
     shape = tuple(int(size) for size in input_shape)
     ndim = generators.ndim
@@ -81,6 +81,8 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
         )
     spatial, batch = shape[-ndim:], shape[0] if len(shape) == ndim + 2 else 1
     stencil = generators.stencil(spatial)
+    if stencil is None:
+        raise TypeError(f"explain: expected generators that a fused kernel computes, got {generators!r}")
     # A transposed basis computes all points and keeps some.
     stride = [1] * ndim if stencil.transposed else list(layer.stride)
     geometry = form.Geometry.of(stencil, stride, layer.groups)
@@ -121,7 +123,8 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
                 alternative=costs[1] / costs[0] if costs[0] else math.inf,
             )
         )
-    held = numbers if stencil.kind == "affine" else 0  # matrix and shift, joined
+    # Coefficients that are put together for the call, as matrix and shift are.
+    held = 0 if any(coefficients is own for own in (*generators.parameters(), *generators.buffers())) else numbers
     result = Explanation(
         layer=type(layer).__name__,
         input_shape=shape,

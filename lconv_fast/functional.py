@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from lconv_fast import form, grid
 from lconv_fast.checks import FLOAT_TYPES, check_float, check_groups, check_types, per_axis
-from lconv_fast.generators import DenseGenerators, Generators, GridGenerators
+from lconv_fast.generators import Generators
 
 
 def lconv(
@@ -23,7 +20,8 @@ def lconv(
 ) -> Tensor:
     """y = f W0^T + sum_i (L_i f) Wi^T + bias, eq. (15) and (17) of Dehmamy et al. 2021, differentiable to every order.
 
-    L_i f is never written to memory (but for DenseGenerators), and nothing but the arguments is kept for backward.
+    With taps on a grid, L_i f is never written to memory, and nothing but the arguments is kept for backward; dense,
+    low-rank and spectral generators write it.
 
     Args:
         input: f, (N, C_in, *spatial), or (C_in, *spatial) unbatched; any strides. float32, float64, bfloat16 or
@@ -41,8 +39,7 @@ def lconv(
         TypeError: arguments of the wrong type or dtype, or mixed dtypes or devices.
         ValueError: shapes that do not fit; both before anything is computed.
     """
-    ndim = generators.ndim if isinstance(generators, GridGenerators) else None
-    return lconv_for("lconv", input, weight, generators, bias, stride, groups, ndim)
+    return lconv_for("lconv", input, weight, generators, bias, stride, groups, getattr(generators, "ndim", None))
 
 
 def lconv_for(
@@ -59,7 +56,7 @@ def lconv_for(
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
-    if not isinstance(generators, GridGenerators | DenseGenerators):
+    if generators.channel_dim != 1:
         raise TypeError(
             f"generators: expected generators on a grid, got {type(generators).__name__}; graphs go to LConvGraph"
         )
@@ -92,13 +89,8 @@ def lconv_for(
         input = input.unsqueeze(0)
     spatial = tuple(input.shape[2:])
     steps = per_axis("stride", stride, len(spatial))
-    if isinstance(generators, GridGenerators):
-        stencil = generators.stencil(spatial)
-        output = form.lconv(coefficients, input, weight, bias, stencil, steps, groups)
-    else:
-        assert isinstance(generators, DenseGenerators)
-        generators.check_points(spatial)
-        output = _dense(input, weight, coefficients, bias, steps, groups)
+    generators.check_shape(spatial)
+    output = generators.mix(coefficients, input, weight, bias, steps, groups)
     return output.squeeze(0) if unbatched else output
 
 
@@ -116,17 +108,3 @@ def _check_input(caller: str, input: Tensor, channels: int, ndim: int | None) ->
         raise ValueError(f"{caller}: expected input with {channels} channels, got {shape}")
     if 0 in shape[-ndim:]:
         raise ValueError(f"{caller}: expected at least one point on each axis, got {shape}")
-
-
-def _dense(
-    input: Tensor, weight: Tensor, matrix: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
-) -> Tensor:
-    """Eq. (17) as it stands, with dense matrices L_i (n_L, d, d)."""
-    spatial = tuple(input.shape[2:])
-    f = input.reshape(input.shape[0], groups, -1, math.prod(spatial))
-    w = weight.reshape(weight.shape[0], groups, -1, weight.shape[2])
-    moved = torch.einsum("ixy,ngcy->ngicx", matrix.to(f.dtype), f)
-    output = torch.einsum("ngcx,goc->ngox", f, w[0]) + torch.einsum("ngicx,igoc->ngox", moved, w[1:])
-    output = output.reshape(input.shape[0], weight.shape[1], *spatial)
-    output = grid.every(output, stride)
-    return output if bias is None else output + bias.reshape(-1, *[1] * len(spatial))

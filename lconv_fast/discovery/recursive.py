@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, StencilGenerators
-from lconv_fast.generators.graph import GraphGenerators
+from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, GraphGenerators, StencilGenerators
 
 COARSEST = 16  # points a side of the first grid, at least
 ORDER, LONGEST = 4, 1.5  # of each factor of the recursion: its series, and the pixels that it moves points by
