@@ -35,10 +35,10 @@ def derivative(f: Tensor, dim: int, order: int) -> Tensor:
     if order == 0:
         return f
     size = f.shape[dim]
-    k = torch.arange(size // 2 + 1, device=f.device)
+    k = torch.arange(size // 2 + 1, dtype=f.dtype, device=f.device)
     # Without a branch on even or odd, so that one traced graph serves both.
     alias = (2 * k == size) if order % 2 else torch.zeros_like(k, dtype=torch.bool)
-    factor = torch.where(alias, 0.0, (k * (2 * math.pi / size)).to(f.dtype).pow(order))
+    factor = torch.where(alias, 0.0, (k * (2 * math.pi / size)).pow(order))
     factor = factor.reshape(-1, *[1] * (-dim - 1)) * (1, 1j, -1, -1j)[order % 4]
     return torch.fft.irfft(torch.fft.rfft(f, dim=dim) * factor, n=size, dim=dim)
 
