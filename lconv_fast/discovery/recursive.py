@@ -232,7 +232,7 @@ def _finished(
         else:
             assert isinstance(generators, StencilGenerators)
             corner = torch.zeros(())
-            values = generators.values / size.reshape(-1, *[1] * (generators.values.dim() - 1))
+            values = generators.weights / size.reshape(-1, *[1] * (generators.weights.dim() - 1))
             found = StencilGenerators(values.float(), torch.tensor(generators.taps), padding_mode="replicate")
     if corner > LONGEST:
         raise ValueError(

@@ -31,7 +31,7 @@ class DifferentialGenerators(DerivativeGenerators):
         TypeError, ValueError: naming the argument, what came and what was expected.
     """
 
-    values: Tensor
+    weights: Tensor
 
     def __init__(
         self,
@@ -58,15 +58,15 @@ class DifferentialGenerators(DerivativeGenerators):
             )
         self.num_generators, self.ndim = coefficients.shape[0], ndim
         self._set_derivatives(alphas, accuracy, padding_mode)
-        self._keep("values", coefficients, learnable)
+        self._keep("weights", coefficients, learnable)
         if self.grid_shape() is None:
             self._merge_taps()
 
     def coefficients(self) -> Tensor:
-        return self._on_taps(self.values)
+        return self._on_taps(self.weights)
 
     def grid_shape(self) -> tuple[int, ...] | None:
-        return tuple(self.values.shape[2:]) or None
+        return tuple(self.weights.shape[2:]) or None
 
 
 def translation_and_laplacian(ndim: int, **keywords: Any) -> DifferentialGenerators:

@@ -22,7 +22,7 @@ class StencilGenerators(GridGenerators):
         padding_mode, learnable: as for AffineGenerators.
     """
 
-    values: Tensor
+    weights: Tensor
 
     def __init__(
         self,
@@ -50,21 +50,21 @@ class StencilGenerators(GridGenerators):
         self.num_generators, self.ndim = coefficients.shape[0], ndim
         self.padding_mode = grid.check_padding_mode(padding_mode)
         self.taps = tuple(tuple(int(o) for o in row) for row in offsets.tolist())
-        self._keep("values", coefficients, learnable)
+        self._keep("weights", coefficients, learnable)
 
     def coefficients(self) -> Tensor:
-        return self.values
+        return self.weights
 
     def grid_shape(self) -> tuple[int, ...] | None:
-        return tuple(self.values.shape[2:]) or None
+        return tuple(self.weights.shape[2:]) or None
 
     def sample(self, spatial: Sequence[int], coefficients: Tensor | None = None) -> Tensor:
-        v = self.values if coefficients is None else coefficients
+        v = self.weights if coefficients is None else coefficients
         return v if v.dim() > 2 else spread(v, spatial)
 
     def taps_on(self, spatial: Sequence[int]) -> form.Stencil | None:
         count = len(self.taps)
-        kind = "sampled" if self.values.dim() > 2 else "constant"
+        kind = "sampled" if self.weights.dim() > 2 else "constant"
         return form.Stencil(
             kind,
             self.taps,
@@ -78,7 +78,7 @@ class StencilGenerators(GridGenerators):
     def mean_square(self) -> Tensor:
         """r_i = mean over x of sum_k s[i,k](x)^2 (for taps that differ)."""
         with torch.no_grad():
-            return self.values.double().square().sum(1).reshape(self.num_generators, -1).mean(1)
+            return self.weights.double().square().sum(1).reshape(self.num_generators, -1).mean(1)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + f", taps={len(self.taps)}"
