@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lconv_fast import form, grid
 from lconv_fast.checks import check_float, check_generators
 from lconv_fast.generators import algebras
 from lconv_fast.generators.on_grid import DerivativeGenerators, spread, unit_orders
+from lconv_fast.ops.geometry import CoefficientKind, Stencil
 
 
 class AffineGenerators(DerivativeGenerators):
@@ -64,7 +64,7 @@ class AffineGenerators(DerivativeGenerators):
             raise ValueError(f"coordinate_scale: expected a positive number or None, got {coordinate_scale!r}")
         self.num_generators, self.ndim = count, ndim
         self._set_derivatives(unit_orders(ndim), accuracy, padding_mode)
-        self.coordinate_scale = coordinate_scale
+        self.coordinate_scale = None if coordinate_scale is None else float(coordinate_scale)
         self._keep("matrix", matrix, learnable)
         self._keep("shift", shift, learnable)
 
@@ -84,19 +84,21 @@ class AffineGenerators(DerivativeGenerators):
         """The field v_i^a(x) at each point of a grid: (n_L, n, *spatial)."""
         v = self.coefficients() if coefficients is None else coefficients
         scale = self.scale(spatial)
-        axes = [
-            (torch.arange(size, dtype=v.dtype, device=v.device) - center) / scale
-            for size, center in zip(spatial, grid.center(spatial), strict=True)
-        ]
+        axes = [(torch.arange(size, dtype=v.dtype, device=v.device) - (size - 1) / 2) / scale for size in spatial]
         x = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (n, *spatial)
         return torch.einsum("iab,b...->ia...", v[..., :-1], x) + spread(v[..., -1], spatial)
 
-    def taps_on(self, spatial: Sequence[int]) -> form.Stencil | None:
-        return self._stencil("affine", spatial, center=grid.center(spatial), scale=self.scale(spatial))
+    def stencil(self) -> Stencil | None:
+        return self._stencil(CoefficientKind.AFFINE, self.coordinate_scale)
 
     def scale(self, spatial: Sequence[int]) -> float:
         """Pixels per unit of x on such a grid."""
-        return grid.half_extent(spatial) if self.coordinate_scale is None else float(self.coordinate_scale)
+        if self.coordinate_scale is not None:
+            return self.coordinate_scale
+        longest = 2  # of one point, x is 0 in any units
+        for size in spatial:
+            longest = torch.sym_max(longest, size)
+        return (longest - 1) / 2
 
     def mean_square(self) -> Tensor:
         """r_i = sum_a (shift_ia^2 + sum_b matrix_iab^2 / 3) * |d_a|^2: x uniform on [-1, 1]^n has mean x_b^2 = 1/3,

@@ -14,9 +14,10 @@ from torch.nn.utils import parametrize
 
 from lconv_fast import form, grid
 from lconv_fast.checks import check_float, check_types
-from lconv_fast.ops.geometry import accumulate_type
+from lconv_fast.ops.geometry import CoefficientKind, PaddingMode, Stencil, accumulate_type
 
 Self = TypeVar("Self", bound="Generators")
+NO_TAPS = Stencil(CoefficientKind.CONSTANT, (), (), (), PaddingMode.ZEROS)
 
 
 class Generators(nn.Module, ABC):
@@ -49,8 +50,9 @@ class Generators(nn.Module, ABC):
     def mean_square(self) -> Tensor:
         """The variance that L_i gives to white noise of variance 1, averaged over the points of S: (n_L,)."""
 
-    def stencil(self, spatial: Sequence[int]) -> form.Stencil | None:
-        """The taps by which the fused kernels compute these generators; None where they are computed otherwise."""
+    def stencil(self) -> Stencil | None:
+        """The taps by which the fused kernels compute these generators, on grids of any size; None where they are
+        computed otherwise."""
         return None
 
     def forward(self, f: Tensor) -> Tensor:
@@ -139,5 +141,4 @@ def mix_channels(terms: Tensor, weight: Tensor, bias: Tensor | None, groups: int
     batch, _, _, points = terms.shape
     f = terms.reshape(batch, rows, groups, ins, points).transpose(1, 2).reshape(batch, groups * rows * ins, points)
     w = weight.reshape(rows, outs, ins).transpose(0, 1).reshape(1, outs, rows * ins)
-    point = form.Stencil("constant", (), (), (), (points,), "zeros")
-    return form.lconv(terms.new_empty(0, 0), f, w, bias, point, [1], groups)
+    return form.lconv(terms.new_empty(0, 0), f, w, bias, NO_TAPS, [1], groups)

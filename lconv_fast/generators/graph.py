@@ -131,7 +131,8 @@ class GraphGenerators(Generators):
         Raises TypeError for generators without taps, ValueError for a grid that they do not fit.
         """
         spatial = tuple(spatial)
-        stencil = generators.stencil(spatial)
+        generators.check_shape(spatial)
+        stencil = generators.stencil()
         if stencil is None:
             raise TypeError("generators: expected generators of taps on a grid, got " + repr(generators))
         v = generators.sample(spatial).detach()
@@ -158,10 +159,10 @@ class GraphGenerators(Generators):
     ) -> GraphGenerators:
         """Derivatives along vector fields on a triangle mesh: L_i f = X_i . grad f at the vertices.
 
-        The gradient of f, linear on each face, is averaged over the faces around a vertex with their areas as weights.
-        Constant functions give exactly 0 (the generators are of differences along edges), linear functions on a flat
-        mesh their exact derivative, at its boundary too. On a curved surface the error falls with the size of the
-        faces. Vertices without faces get 0.
+        f is linear on each face, and the gradient at a vertex a weighted mean of those on its faces. Constant functions
+        give exactly 0 (the generators are of differences along edges), linear functions on a flat mesh their exact
+        derivative, at its boundary too. On a curved surface the error falls with the square of the size of the faces.
+        Vertices without faces get 0.
 
         Args:
             vertices: (V, k) positions in k = 2 or more dimensions; a real floating-point tensor.
@@ -207,14 +208,15 @@ class GraphGenerators(Generators):
 
     def _act_one(self, weight: Tensor, f: Tensor) -> Tensor:
         """L_i f: (N, nodes, C) -> (N, nodes, C)."""
+        # index_select, whose gradient is index_add: both in the order of the edges, where f[:, source] sums by atomics.
         source, target = self.edge_index
         w, zero = weight.unsqueeze(1), torch.zeros_like(f)
         if not self.incidence:
             seen, summed = (target, source) if self.transposed else (source, target)
-            return zero.index_add(1, summed, f[:, seen] * w)
+            return zero.index_add(1, summed, f.index_select(1, seen) * w)
         if not self.transposed:
-            return zero.index_add(1, target, (f[:, source] - f[:, target]) * w)
-        flow = f[:, target] * w
+            return zero.index_add(1, target, (f.index_select(1, source) - f.index_select(1, target)) * w)
+        flow = f.index_select(1, target) * w
         return zero.index_add(1, source, flow).index_add(1, target, -flow)
 
     def mix(

@@ -10,32 +10,30 @@ from lconv_fast.checks import check_float
 
 def gradient_edges(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Edges (2, E), source and target, and vectors (E, k) with grad f at mu = sum over e = (nu, mu) of
-    vector[e] (f[nu] - f[mu]): the mean of the gradients on the faces around mu, with their areas as weights.
+    vector[e] (f[nu] - f[mu]): the mean of the gradients on the faces around mu, with weights sin(u, v) / (|u| |v|), of
+    N. Max, "Weights for computing vertex normals from facet normals" (1999), whose normals are exact on spheres.
 
     On the face (a, b, c) with sides u = b - a, v = c - a, grad f = (f[b] - f[a]) u* + (f[c] - f[a]) v*, where u*, v* is
     the basis of its plane that is dual to u, v.
     """
     check_mesh(vertices, faces)
-    count, dtype, corners, areas = vertices.shape[0], vertices.dtype, faces.long(), []
+    count, dtype, corners = vertices.shape[0], vertices.dtype, faces.long()
     vertices = vertices.double()
-    sources, targets, vectors = [], [], []
+    sources, targets, vectors, shares = [], [], [], []
     for turn in range(3):
         a, b, c = corners.roll(-turn, 1).unbind(1)
         u, v = vertices[b] - vertices[a], vertices[c] - vertices[a]
-        uu, vv, uv = (u * u).sum(1), (v * v).sum(1), (u * v).sum(1)
+        uu, vv, uv = ((p * q).sum(1, keepdim=True) for p, q in ((u, u), (v, v), (u, v)))
         square = uu * vv - uv * uv  # (2 area)^2
-        area = square.clamp_min(0).sqrt()
-        areas.append(area)
-        for nu, dual in (
-            (b, vv.unsqueeze(1) * u - uv.unsqueeze(1) * v),
-            (c, uu.unsqueeze(1) * v - uv.unsqueeze(1) * u),
-        ):
-            sources.append(nu)
-            targets.append(a)
-            vectors.append(dual * (area / square).unsqueeze(1))
-    check_areas(vertices, corners, areas[0])
+        if turn == 0:
+            check_areas(vertices, corners, square.squeeze(1).clamp_min(0).sqrt())
+        share = square.sqrt() / (uu * vv)
+        sources += [b, c]
+        targets += [a, a]
+        vectors += [share * (vv * u - uv * v) / square, share * (uu * v - uv * u) / square]
+        shares.append(share.squeeze(1))
     source, target = torch.cat(sources), torch.cat(targets)
-    total = areas[0].new_zeros(count).index_add(0, torch.cat([corners[:, k] for k in range(3)]), torch.cat(areas))
+    total = vertices.new_zeros(count).index_add(0, corners.t().flatten(), torch.cat(shares))
     # The two faces of an edge give one weight; sorted by target, sums run along memory.
     names, place = torch.unique(target * count + source, return_inverse=True)
     vector = vertices.new_zeros(names.shape[0], vertices.shape[1]).index_add(0, place, torch.cat(vectors))

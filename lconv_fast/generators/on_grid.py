@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from lconv_fast import form, grid
 from lconv_fast.generators import differences, spectral
 from lconv_fast.generators.base import Generators
+from lconv_fast.ops.geometry import CoefficientKind, Stencil
 
 Orders = tuple[tuple[int, ...], ...]
 
@@ -37,10 +37,6 @@ class GridGenerators(Generators):
     def sample(self, spatial: Sequence[int], coefficients: Tensor | None = None) -> Tensor:
         """v[i,m](x) at each point of a grid: (n_L, m, *spatial). By default of these generators' own coefficients."""
 
-    @abstractmethod
-    def taps_on(self, spatial: Sequence[int]) -> form.Stencil | None:
-        """The taps on a grid, whose shape has been checked; None: L_i f is computed without."""
-
     def grid_shape(self) -> tuple[int, ...] | None:
         """The only grid these generators fit, None when any does."""
         return None
@@ -54,13 +50,9 @@ class GridGenerators(Generators):
         fixed = self.grid_shape()
         if fixed is not None and spatial != fixed:
             raise ValueError(f"input: expected the spatial shape {fixed} of the generators, got {spatial}")
-        stencil = self.taps_on(spatial)
+        stencil = self.stencil()
         if stencil is not None:
-            grid.check_reach(stencil.taps, spatial, self.padding_mode)
-
-    def stencil(self, spatial: Sequence[int]) -> form.Stencil | None:
-        self.check_shape(spatial)
-        return self.taps_on(tuple(spatial))
+            grid.check_reach(stencil.taps, spatial, stencil.padding_mode)
 
     def act(self, coefficients: Tensor, f: Tensor) -> Tensor:
         # One channel in, n_L channels out: row i of the weight picks L_i.
@@ -80,7 +72,7 @@ class GridGenerators(Generators):
         stride: Sequence[int],
         groups: int,
     ) -> Tensor:
-        stencil = self.taps_on(tuple(input.shape[2:]))
+        stencil = self.stencil()
         if stencil is None:
             return super().mix(coefficients, input, weight, bias, stride, groups)
         return form.lconv(coefficients, input, weight, bias, stencil, stride, groups)
@@ -101,7 +93,7 @@ class DerivativeGenerators(GridGenerators):
     _weights_of_taps: tuple[tuple[float, ...], ...] | None = None  # (m, K) in the latter case
 
     def _set_derivatives(self, orders: Orders, accuracy: int | str, padding_mode: str) -> None:
-        self.orders, self.padding_mode = orders, grid.check_padding_mode(padding_mode)
+        self.orders, self.padding_mode = orders, grid.padding_mode(padding_mode).name.lower()
         self.accuracy = accuracy
         if accuracy == spectral.NAME:
             spectral.check_periodic(padding_mode)
@@ -126,23 +118,13 @@ class DerivativeGenerators(GridGenerators):
         v = self.coefficients() if coefficients is None else coefficients
         return spread(v, spatial) if self.grid_shape() is None else v
 
-    def taps_on(self, spatial: Sequence[int]) -> form.Stencil | None:
-        return self._stencil("constant" if self.grid_shape() is None else "sampled", spatial)
+    def stencil(self) -> Stencil | None:
+        return self._stencil(CoefficientKind.CONSTANT if self.grid_shape() is None else CoefficientKind.SAMPLED)
 
-    def _stencil(self, kind: str, spatial: Sequence[int], **coordinates: Any) -> form.Stencil | None:
+    def _stencil(self, kind: CoefficientKind, coordinate_scale: float | None = None) -> Stencil | None:
         if self.accuracy == spectral.NAME:
             return None
-        taps, weights, components = self._taps
-        return form.Stencil(
-            kind,
-            taps,
-            weights,
-            components,
-            tuple(spatial),
-            self.padding_mode,
-            transposed=self.transposed,
-            **coordinates,
-        )
+        return Stencil(kind, *self._taps, grid.PADDING_MODES[self.padding_mode], coordinate_scale, self.transposed)
 
     def act(self, coefficients: Tensor, f: Tensor) -> Tensor:
         if self.accuracy == spectral.NAME:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lconv_fast import form, grid
+from lconv_fast import grid
 from lconv_fast.checks import check_generators
 from lconv_fast.generators.on_grid import GridGenerators, spread
+from lconv_fast.ops.geometry import CoefficientKind, Stencil
 
 
 class StencilGenerators(GridGenerators):
@@ -48,7 +49,7 @@ class StencilGenerators(GridGenerators):
                 f"got shape {tuple(coefficients.shape)}"
             )
         self.num_generators, self.ndim = coefficients.shape[0], ndim
-        self.padding_mode = grid.check_padding_mode(padding_mode)
+        self.padding_mode = grid.padding_mode(padding_mode).name.lower()
         self.taps = tuple(tuple(int(o) for o in row) for row in offsets.tolist())
         self._keep("weights", coefficients, learnable)
 
@@ -62,18 +63,11 @@ class StencilGenerators(GridGenerators):
         v = self.weights if coefficients is None else coefficients
         return v if v.dim() > 2 else spread(v, spatial)
 
-    def taps_on(self, spatial: Sequence[int]) -> form.Stencil | None:
+    def stencil(self) -> Stencil:
         count = len(self.taps)
-        kind = "sampled" if self.weights.dim() > 2 else "constant"
-        return form.Stencil(
-            kind,
-            self.taps,
-            (1.0,) * count,
-            tuple(range(count)),
-            tuple(spatial),
-            self.padding_mode,
-            transposed=self.transposed,
-        )
+        kind = CoefficientKind.SAMPLED if self.weights.dim() > 2 else CoefficientKind.CONSTANT
+        mode = grid.PADDING_MODES[self.padding_mode]
+        return Stencil(kind, self.taps, (1.0,) * count, tuple(range(count)), mode, transposed=self.transposed)
 
     def mean_square(self) -> Tensor:
         """r_i = mean over x of sum_k s[i,k](x)^2 (for taps that differ)."""
