@@ -83,8 +83,8 @@ class Generators(nn.Module, ABC):
         dtype = accumulate_type(input.dtype)
         with full_precision(input):
             f = input.to(dtype)
-            terms = torch.cat([f.unsqueeze(1), self.act(coefficients, f)], 1)
-            terms = grid.every(terms, stride)
+            moved = self.act(coefficients, f)
+            terms = torch.cat([grid.every(f, stride).unsqueeze(1), grid.every(moved, stride)], 1)
             y = mix_channels(terms.flatten(3), weight.to(dtype), None if bias is None else bias.to(dtype), groups)
             return y.reshape(*y.shape[:2], *terms.shape[3:]).to(input.dtype)
 

@@ -86,7 +86,7 @@ class ProductGenerators(DerivativeGenerators):
 
         def second(i: int, j: int) -> Tensor:
             both = v[i].unsqueeze(1) * v[j].unsqueeze(0)
-            pairs = combinations_with_replacement(range(n), 2)
+            pairs = [(a, b) for a in range(n) for b in range(a, n)]
             return torch.stack([both[a, b] if a == b else both[a, b] + both[b, a] for a, b in pairs])
 
         result = []

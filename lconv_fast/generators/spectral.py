@@ -39,8 +39,10 @@ def derivative(f: Tensor, dim: int, order: int) -> Tensor:
     # Without a branch on even or odd, so that one traced graph serves both.
     alias = (2 * k == size) if order % 2 else torch.zeros_like(k, dtype=torch.bool)
     factor = torch.where(alias, 0.0, (k * (2 * math.pi / size)).pow(order))
-    factor = factor.reshape(-1, *[1] * (-dim - 1)) * (1, 1j, -1, -1j)[order % 4]
-    return torch.fft.irfft(torch.fft.rfft(f, dim=dim) * factor, n=size, dim=dim)
+    factor = factor * (1, 1j, -1, -1j)[order % 4]
+    # On the last axis, contiguous: the strides of a spectrum of another one cannot be compared while sizes are symbols.
+    lines = f.movedim(dim, -1).contiguous()
+    return torch.fft.irfft(torch.fft.rfft(lines) * factor, n=size).movedim(-1, dim)
 
 
 def partial(f: Tensor, alpha: Sequence[int]) -> Tensor:
