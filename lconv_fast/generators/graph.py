@@ -236,9 +236,9 @@ class GraphGenerators(Generators):
             f, w, v = input.to(dtype), weight.to(dtype), coefficients.to(dtype)
             b = None if bias is None else bias.to(dtype)
             if outs < ins * groups:
-                stacked = w.reshape(rows, groups, -1, ins).transpose(0, 1).reshape(1, rows * outs, ins)
+                stacked = w.reshape(rows, groups, outs // groups, ins).transpose(0, 1).reshape(1, rows * outs, ins)
                 mixed = mix_channels(f.transpose(1, 2).unsqueeze(1), stacked, None, groups)
-                mixed = mixed.reshape(-1, groups, rows, outs // groups, f.shape[1])
+                mixed = mixed.reshape(f.shape[0], groups, rows, outs // groups, f.shape[1])
                 h = mixed.permute(2, 0, 4, 1, 3).flatten(3)  # (rows, N, nodes, C_out)
                 y = h[0] if b is None else h[0] + b
                 for one, term in zip(v, h[1:], strict=True):

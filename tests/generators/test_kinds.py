@@ -135,3 +135,20 @@ def test_transpose_shares_parameters():
     assert turned.matrix is generators.matrix and isinstance(turned, lc.AffineGenerators)
     turned.double()
     assert list(turned.state_dict()) == ["matrix", "shift"]
+
+
+@pytest.mark.parametrize(
+    "problem", [p for p in [*other_problems(), *problems()] if p.ndim == 2 or p.mode == "none"], ids=str
+)
+def test_without_channels(problem):
+    """y is the bias, and all gradients but the bias's are 0."""
+    generators = problem.make(problem.numbers(), learnable=True)
+    for g in (generators, generators.transpose()):
+        for ins, outs in ((0, 3), (3, 0), (0, 0)):
+            x = torch.randn(2, ins, *problem.grid, dtype=torch.float64, requires_grad=True)
+            w = torch.randn(problem.count + 1, outs, ins, dtype=torch.float64, requires_grad=True)
+            b = torch.randn(outs, dtype=torch.float64)
+            y = problem.layer(x, w, g, b)
+            assert y.shape == (2, outs, *problem.grid) and (y == b.reshape(1, -1, *[1] * problem.ndim)).all()
+            gradients = torch.autograd.grad(y.sum(), [x, w, *g.parameters()])
+            assert all(t.count_nonzero() == 0 for t in gradients)
