@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 import lconv_fast as lc
 from lconv_fast.discovery import Result, alignment, centralizer, discover, pictures
-from lconv_fast.discovery.algebra import fields_of
+from lconv_fast.discovery.fields import fields_of
 
 SIDE, CLASSES, LAYERS, WIDTH, BATCH = 16, 10, 3, 48, 64
 PAIRS, LARGEST_ANGLE, NOISE = 24, 25.0, 0.05  # degrees; noise in units of the images' deviation

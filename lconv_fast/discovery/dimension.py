@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from lconv_fast.discovery.flows import Array
+from lconv_fast.discovery.fields import Array
 
 
 @dataclass

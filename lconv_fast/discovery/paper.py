@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lconv_fast.discovery.discover import discover
-from lconv_fast.discovery.flows import Array
+from lconv_fast.discovery.fields import Array
 from lconv_fast.discovery.result import Result
 
 EXPERIMENTS = ("shift", "fixed", "recursive", "regression")
@@ -59,7 +59,7 @@ def true_rotation(size: int) -> Array:
 
 def rebuilt(result: Result, size: int) -> Array:
     """L of a found field, with the same derivatives as the true generator."""
-    from lconv_fast.discovery.algebra import fields_of
+    from lconv_fast.discovery.fields import fields_of
 
     assert result.generators is not None
     rows, columns = fields_of(result.generators, (size, size))[0].reshape(2, -1)[:, :, None]

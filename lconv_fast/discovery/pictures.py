@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lconv_fast.discovery.algebra import fields_of
-from lconv_fast.discovery.flows import grid_points
+from lconv_fast.discovery.fields import fields_of, grid_points
 from lconv_fast.discovery.result import Result
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators
 
