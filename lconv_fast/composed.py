@@ -49,10 +49,8 @@ def composed(f: Tensor, weight: Tensor, v: Tensor, taps: Sequence[Sequence[int]]
             shifted = shifted.narrow(axis + 2, reach + offset, f.shape[axis + 2])
         return shifted
 
-    if taps is None:
-        parts = [(at(unit) - at([-o for o in unit])) / 2 for unit in units]
-    else:
-        parts = [at(tap) for tap in taps]
+    differences = ((at(unit) - at([-o for o in unit])) / 2 for unit in units)
+    parts = list(differences) if taps is None else [at(tap) for tap in taps]
     v = v.to(f.dtype)
     moved = sum(v[:, k].unsqueeze(1).unsqueeze(1) * part for k, part in enumerate(parts))  # (n_L, N, C, *spatial)
     return torch.einsum("inc...,ioc->no...", torch.cat([f.unsqueeze(0), moved]), weight)  # type: ignore[list-item]

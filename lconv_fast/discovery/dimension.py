@@ -25,29 +25,27 @@ class RankTest:
     singular_values: Array  # of the estimates in the metric, over sqrt(P): what the spectrum's picture shows
 
 
+def _coefficients(m: Array, weights: Array, basis: Array) -> Array:
+    """t (P, k) with the smallest (m_p - B^T t_p)^T W_p (m_p - B^T t_p) for each p, of least norm where it is free."""
+    normal = basis @ weights @ basis.T  # (P, k, k)
+    inverse = np.linalg.pinv(normal, rcond=len(basis) * np.finfo(float).eps, hermitian=True)
+    return np.einsum("pij,jb,pbc,pc->pi", inverse, basis, weights, m, optimize=True)
+
+
 def _fit_rank(m: Array, weights: Array, start: Array, iterations: int = 200) -> tuple[Array, Array, float]:
     """Alternating least squares for min sum_p (m_p - B^T t_p)^T W_p (m_p - B^T t_p)."""
     size = m.shape[1]
     rank, basis, cost = len(start), start, np.inf
+    weighted = np.einsum("pab,pb->pa", weights, m)
     for _ in range(iterations):
-        t = np.stack(
-            [
-                np.linalg.lstsq(basis @ w @ basis.T, basis @ w @ v, rcond=None)[0]
-                for v, w in zip(m, weights, strict=True)
-            ]
-        )
-        left = np.einsum("pi,pj,pab->iajb", t, t, weights).reshape(rank * size, rank * size)
-        right = np.einsum("pi,pab,pb->ia", t, weights, m).ravel()
-        basis = np.linalg.lstsq(left, right, rcond=1e-13)[0].reshape(rank, size)
+        t = _coefficients(m, weights, basis)
+        left = np.einsum("pij,pab->iajb", np.einsum("pi,pj->pij", t, t), weights, optimize=True)
+        right = (t.T @ weighted).ravel()
+        basis = np.linalg.lstsq(left.reshape(rank * size, rank * size), right, rcond=1e-13)[0].reshape(rank, size)
         basis = np.linalg.qr(basis.T)[0].T
-        t = np.stack(
-            [
-                np.linalg.lstsq(basis @ w @ basis.T, basis @ w @ v, rcond=None)[0]
-                for v, w in zip(m, weights, strict=True)
-            ]
-        )
+        t = _coefficients(m, weights, basis)
         rest = m - t @ basis
-        now = float(np.einsum("pa,pab,pb->", rest, weights, rest))
+        now = float(np.einsum("pa,pab,pb->", rest, weights, rest, optimize=True))
         if cost - now < 1e-9 * max(now, 1.0):
             cost = now
             break

@@ -89,7 +89,7 @@ def discover(
     started = time.perf_counter()
     solve = chosen_route(kind, route)
     check_pairs(x, y, kind, ndim)
-    check_choices(num_generators, recursions, degree, alpha, resolution, len(x))
+    check_choices(num_generators, recursions, degree, alpha, resolution, seed, len(x))
     t = None if parameters is None else checked_labels(parameters, len(x), num_generators)
     where = checked_device(device, x)
     images, targets = in_own_unit(x, y)

@@ -92,31 +92,38 @@ def check_pairs(x: object, y: object, kind: str, ndim: int | None) -> None:
     if ndim is None and kind != "graph" and spatial < 3 and x.shape[1] >= SHORTEST:
         one, pictures = (x.shape[0], 1, *x.shape[1:]), " x ".join(map(str, x.shape[1:]))
         raise ValueError(
-            f"x: {tuple(x.shape)} is ambiguous: {described(x.shape, kind)}, or {x.shape[0]} images of {pictures} points "
-            f"without a channel axis. For the first pass ndim={spatial}; for the second add the axis, "
-            f"x[:, None] and y[:, None], {one}"
+            f"x: {tuple(x.shape)} is ambiguous: {described(x.shape, kind)}, or {x.shape[0]} images of {pictures} "
+            f"points without a channel axis. For the first pass ndim={spatial}; for the second add the axis, "
+            f"x[:, None] and y[:, None], which makes {one}"
         )
 
 
 def check_choices(
-    num_generators: object, recursions: object, degree: object, alpha: object, resolution: object, pairs: int
+    num_generators: object,
+    recursions: object,
+    degree: object,
+    alpha: object,
+    resolution: object,
+    seed: object,
+    pairs: int,
 ) -> None:
     """Numbers are of the right type and within their bounds."""
     if num_generators is not None and positive_int("num_generators", num_generators) > pairs:
         raise ValueError(f"num_generators: expected 1 to {pairs}, the number of pairs, got {num_generators!r}")
     if recursions is not None:
         positive_int("recursions", recursions)
-    if degree is not None and (isinstance(degree, bool) or not isinstance(degree, Integral)):
-        raise TypeError(f"degree: expected an integer, got {degree!r}")
+    for name, value in (("degree", degree), ("seed", seed)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise TypeError(f"{name}: expected an integer, got {value!r}")
     if isinstance(alpha, bool) or not isinstance(alpha, Real):
         raise TypeError(f"alpha: expected a probability between 0 and 1, got {alpha!r}")
-    if not 0 < alpha < 1:
+    if not 0 < float(alpha) < 1:
         raise ValueError(f"alpha: expected a probability between 0 and 1, got {alpha!r}")
     if resolution is None:
         return
     if isinstance(resolution, bool) or not isinstance(resolution, Real):
         raise TypeError(f"resolution: expected a positive number of pixels, got {resolution!r}")
-    if not 0 < resolution < float("inf"):
+    if not 0 < float(resolution) < float("inf"):
         raise ValueError(f"resolution: expected a positive number of pixels, got {resolution!r}")
 
 
@@ -125,7 +132,9 @@ def checked_device(device: object, x: Tensor) -> torch.device:
     if device is None:
         return x.device
     try:
-        return torch.empty(0, device=device).device  # type: ignore[call-overload]
+        probe = torch.ones((), device=device)  # type: ignore[call-overload]
+        probe.item()  # which the meta device has none of
+        return probe.device
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"device: expected one that PyTorch can use, got {device!r} ({reason})") from None
@@ -135,14 +144,14 @@ def checked_labels(parameters: object, pairs: int, num_generators: int | None) -
     """t (P, n_L), float64, from what numpy or torch take for real numbers."""
     expected = f"({pairs},) or ({pairs}, n_L)"
     try:
-        t = parameters.detach().cpu() if isinstance(parameters, Tensor) else torch.as_tensor(parameters)
+        given = parameters.detach().cpu() if isinstance(parameters, Tensor) else torch.as_tensor(parameters)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"parameters: expected real numbers {expected}, got {parameters!r}") from None
-    if t.is_complex() or t.dtype == torch.bool:
-        raise TypeError(f"parameters: expected real numbers {expected}, got {t.dtype}")
-    if t.dim() not in (1, 2) or len(t) != pairs or 0 in t.shape:
-        raise ValueError(f"parameters: expected shape {expected}, got {tuple(t.shape)}")
-    t = t.double().numpy().reshape(pairs, -1)
+    if given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"parameters: expected real numbers {expected}, got {given.dtype}")
+    if given.dim() not in (1, 2) or len(given) != pairs or 0 in given.shape:
+        raise ValueError(f"parameters: expected shape {expected}, got {tuple(given.shape)}")
+    t: Array = given.double().numpy().reshape(pairs, -1)
     count = t.shape[1]
     if num_generators is not None and num_generators != count:
         raise ValueError(f"num_generators: expected {count} as parameters has, got {num_generators!r}")

@@ -2,8 +2,9 @@
 
     minimise over theta  sum_p | y_p - x_p o phi(sum_i t[p,i] theta_i) |^2
 
-over the points whose flow stays inside the grid, so that the result does not depend on what lies outside. From coarse to
-fine: coarse levels blur both images and take fewer points. Levenberg's damping keeps each step from raising the residual.
+over the points whose flow stays inside the grid, so that the result does not depend on what lies outside. From coarse
+to fine: coarse levels blur both images and take fewer points. Levenberg's damping keeps each step from raising the
+residual.
 """
 
 from __future__ import annotations

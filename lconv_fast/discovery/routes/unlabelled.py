@@ -53,7 +53,10 @@ def from_unlabelled(problem: Problem) -> Found:
     metric = family.gram(points)
     floor = (resolution / half) ** 2 * np.linalg.pinv(metric) / family.size
     covariances = np.stack([fit.covariance + floor for fit in good])
-    test = rank_test(np.stack([fit.theta[0] for fit in good]), covariances, metric, problem.alpha, rank)
+    m = np.stack([fit.theta[0] for fit in good])
+    test = rank_test(m, covariances, metric, problem.alpha, rank)
+    if rank is not None and (least := rank_test(m, covariances, metric, problem.alpha).dimension) < rank:
+        notes.append(f"a test at the level {problem.alpha} finds {least} generators: others are within the noise")
     if test.dimension == 0:
         notes.append(f"no pair moves by more than its noise, or than the resolution of {resolution} pixels")
     elif rank is None and min(len(good) - 1, family.size) <= test.dimension < family.size:
