@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,4 +81,12 @@ app.command("tune")(shared.command(tune.tune))
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code != shared.INTERRUPTED:
+            raise
+        # All is written: the libraries' own tear-down may take longer than the user is willing to wait.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(shared.INTERRUPTED)

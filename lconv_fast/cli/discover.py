@@ -3,6 +3,7 @@ the paper's own experiments."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,20 +49,22 @@ def discover(
         data = read_pairs(pairs)
         read = ", ".join(f"{name} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for name, v in data.items())
         console.print(f"{pairs}: {read}", markup=False, highlight=False)
-        result = find(
-            data["x"],
-            data["y"],
-            kind=kind,
-            parameters=data.get("t"),
-            num_generators=num_generators,
-            recursions=recursions,
-            degree=degree,
-            route=route,
-            alpha=alpha,
-            resolution=resolution,
-            seed=seed,
-            ndim=ndim,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "discover: interrupted")  # the summary says so
+            result = find(
+                data["x"],
+                data["y"],
+                kind=kind,
+                parameters=data.get("t"),
+                num_generators=num_generators,
+                recursions=recursions,
+                degree=degree,
+                route=route,
+                alpha=alpha,
+                resolution=resolution,
+                seed=seed,
+                ndim=ndim,
+            )
         console.print(result.summary(), markup=False)
         with filled(out, names) as place:
             result.write(place)
