@@ -10,7 +10,7 @@ import lconv_fast as lc
 from lconv_fast.discovery import alignment, discover, recursive_lconv
 
 
-@pytest.mark.parametrize(("side", "depth"), [(64, 20), pytest.param(96, 32, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("side", "depth"), [(64, 32), pytest.param(96, 48, marks=pytest.mark.full)])
 def test_lconv_route_beyond_dense(side, depth):
     """Motions of many pixels and 5 % noise, on grids where the paper's L would have 10^7 numbers and more."""
     degrees = (9.0, -13.0)
