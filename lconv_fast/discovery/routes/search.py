@@ -9,7 +9,7 @@ import numpy as np
 
 from lconv_fast.discovery.fields import Affine, Array, Family, Polynomial, grid_points
 from lconv_fast.discovery.problem import Problem
-from lconv_fast.discovery.routes.registration import Fit, register
+from lconv_fast.discovery.routes.registration import EXACT, Fit, register
 
 FREE_DEGREES = (1, 3, 5, 7)  # of the polynomials that a free field may turn out to be
 HIGHEST_DEGREE = 8
@@ -129,7 +129,7 @@ def search_again(
 
 def outliers(fits: list[Fit]) -> Array:
     """Which pairs have a residual far above what is usual among them: a search that ended in the wrong valley."""
-    ratios = np.log([fit.unexplained for fit in fits])
+    ratios = np.log([min(fit.unexplained, 1 / EXACT) for fit in fits])  # infinite where no point stayed inside
     middle = np.median(ratios)
     spread = 1.4826 * np.median(np.abs(ratios - middle))
     return (ratios > middle + max(5 * spread, math.log(4))) & (ratios > math.log(1e-6))
