@@ -7,26 +7,18 @@ where dense L cannot be stored. Coarse to fine: blurred images see far, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, GraphGenerators, StencilGenerators
+from lconv_fast.discovery.problem import EXPLAINED, Problem
+from lconv_fast.discovery.result import Found
+from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, StencilGenerators
 
 COARSEST = 16  # points a side of the first grid, at least
 ORDER, LONGEST = 4, 1.5  # of each factor of the recursion: its series, and the pixels that it moves points by
 ROUGHNESS = 1.0  # weight of a free field's mean square second difference, in pixels^2: zero for affine fields
-
-
-@dataclass
-class Learned:
-    generators: Generators
-    residual: float
-    route: str
-    notes: list[str] = field(default_factory=list)
 
 
 def recursive_lconv(x: Tensor, t: Tensor, generators: Generators, recursions: int, order: int = 1) -> Tensor:
@@ -46,6 +38,7 @@ def recursive_lconv(x: Tensor, t: Tensor, generators: Generators, recursions: in
 
 
 def _start(kind: str, count: int, spatial: tuple[int, ...], dtype: torch.dtype) -> Generators:
+    """Generators of a kind that are zero, with room for what the search is about."""
     ndim = len(spatial)
     if kind == "affine":
         zeros = torch.zeros(count, ndim, ndim, dtype=dtype), torch.zeros(count, ndim, dtype=dtype)
@@ -76,65 +69,74 @@ def _smooth(images: Tensor, sigma: float) -> Tensor:
     return images
 
 
-def learn_by_lconv(
-    x: Tensor,
-    y: Tensor,
-    t: Tensor,
-    kind: str,
-    recursions: int | None,
-    device: Any,
-    seed: int,
-    report: Callable[[str, float], None],
-) -> Learned:
-    """Minimises |y - (I + t/p L)^p x|^2 over the interior by L-BFGS, on grids that grow and at falling blurs; `seed` is
-    for stencils' ties."""
-    torch.manual_seed(seed)
-    dtype = torch.float64 if x[0].numel() <= 4096 else torch.float32
-    device = device or x.device
-    x, y, t = x.to(device, dtype), y.to(device, dtype), t.to(device, dtype)
-    spatial, size = tuple(x.shape[2:]), t.abs().max(0).values
+def by_lconv(problem: Problem) -> Found:
+    """Minimises |y - (I + t/p L)^p x|^2 over the interior by L-BFGS, on grids that grow and at falling blurs.
+
+    Interrupted, it keeps the generators of the last grid and blur that were done.
+    """
+    labels = labels_of(problem)
+    dtype = torch.float64 if problem.x[0].numel() <= 4096 else torch.float32
+    x, y, t = (v.to(problem.device, dtype) for v in (problem.x, problem.y, labels))
+    spatial, size = problem.spatial, t.abs().max(0).values
     scaled = t / size
     # A stencil's taps are a pixel apart, and mean something else on another grid.
-    doublings = 0 if kind == "stencil" else max(min(spatial) // COARSEST, 1).bit_length() - 1
+    doublings = 0 if problem.kind == "stencil" else max(min(spatial) // COARSEST, 1).bit_length() - 1
     factors = [2**k for k in range(doublings, -1, -1)]
-    generators = _start(kind, t.shape[1], _coarse(x, factors[0]).shape[2:], dtype).to(device)
-    residual, steps = 1.0, 1
+    generators = _start(problem.kind, t.shape[1], _coarse(x, factors[0]).shape[2:], dtype).to(problem.device)
+    residual, steps, fits, interrupted = 1.0, 1, 0, False
     for level, factor in enumerate(factors):
         source, target = _coarse(x, factor), _coarse(y, factor)
         grid = tuple(source.shape[2:])
         if level:
             generators = _refined(generators, grid)
-        steps = recursions or min(64, max(8, max(grid) // 8))
-        report(f"L-conv on {' x '.join(map(str, grid))} points", level / len(factors))
+        steps = problem.recursions or min(64, max(8, max(grid) // 8))
+        if interrupted:
+            continue
+        problem.report(f"L-conv on {' x '.join(map(str, grid))} points", level / len(factors))
         first = (max(grid) / 10, max(grid) / 20, max(grid) / 40) if not level else ()
-        for blur in [*[b for b in first if b > 1.0], 1.0]:
-            residual = _fit(generators, _smooth(source, blur), _smooth(target, blur), scaled, steps)
+        kept = _copied(generators)
+        try:
+            for blur in [*[b for b in first if b > 1.0], 1.0]:
+                residual = _fit(generators, _smooth(source, blur), _smooth(target, blur), scaled, steps)
+                kept, fits = _copied(generators), fits + 1
+        except KeyboardInterrupt:
+            if not fits:
+                raise
+            interrupted = True
+            generators.load_state_dict(kept)
     found, notes = _finished(generators, size, spatial, steps)
-    return Learned(found, residual, f"a recursive L-conv of {steps} factors of order {ORDER}", notes)
+    return of_learned(problem, found, residual, steps, notes, interrupted)
 
 
-def learn_on_graph(
-    x: Tensor,
-    y: Tensor,
-    t: Tensor,
-    edges: Tensor,
-    recursions: int | None,
-    device: Any,
-    report: Callable[[str, float], None],
-) -> Learned:
-    """The same for weights on edges (2, E); x, y (P, C, nodes). All nodes take part: a graph does not say
-    where it ends."""
-    device = device or x.device
-    f, g, t = (v.to(device, torch.float64) for v in (x.transpose(1, 2), y.transpose(1, 2), t))
-    size = t.abs().max(0).values
-    zero = torch.zeros(t.shape[1], edges.shape[1], dtype=torch.float64, device=device)
-    generators = GraphGenerators(edges.to(device), zero, x.shape[2], learnable=True)
-    steps = recursions or 2
-    report("L-conv on the graph", 0.0)
-    residual = _descend(generators, f, g, t / size, steps, torch.ones_like(f[:, :, :1]))
-    weight = (generators.edge_weight.detach() / size[:, None]).float()
-    found = GraphGenerators(generators.edge_index, weight, x.shape[2])
-    return Learned(found, residual, f"a recursive L-conv of {steps} factors of order {ORDER}")
+def labels_of(problem: Problem) -> Tensor:
+    """t (P, n_L), which these routes need."""
+    if problem.t is None:
+        way = "" if problem.kind == "graph" else " by the L-conv route"
+        raise ValueError(f"parameters: kind {problem.kind!r}{way} needs labelled pairs, got None")
+    return torch.from_numpy(problem.t)
+
+
+def of_learned(
+    problem: Problem, generators: Generators, residual: float, steps: int, notes: list[str], interrupted: bool
+) -> Found:
+    """What was learned, if it explains enough of the variance."""
+    assert problem.t is not None
+    good = residual <= 1 - EXPLAINED
+    if not good:
+        notes = [*notes, f"the L-conv explains less than {EXPLAINED:.0%} of the variance: not identifiable this way"]
+    return Found(
+        f"a recursive L-conv of {steps} factors of order {ORDER}",
+        problem.t,
+        np.full(problem.pairs, 1 - residual),
+        residual,
+        generators=generators if good else None,
+        notes=notes,
+        interrupted=interrupted,
+    )
+
+
+def _copied(generators: Generators) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in generators.state_dict().items()}
 
 
 def _fit(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int) -> float:
@@ -142,7 +144,7 @@ def _fit(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int) ->
     residual = 1.0
     for _ in range(2):  # what comes from outside the grid is known once the field is
         inside = _inside(x, t, generators, steps)
-        residual = _descend(generators, x, y, t, steps, inside)
+        residual = minimise(generators, x, y, t, steps, inside)
     return residual
 
 
@@ -159,7 +161,8 @@ def _inside(x: Tensor, t: Tensor, generators: Generators, steps: int) -> Tensor:
     return kept.to(x.dtype)
 
 
-def _descend(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int, inside: Tensor) -> float:
+def minimise(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int, inside: Tensor) -> float:
+    """Makes |y - (I + t/p L)^p x|^2 over the points inside, in units of y's variance there, small by L-BFGS."""
     parameters, count = list(generators.parameters()), inside.expand_as(x).sum()
     variance = ((y - (y * inside).sum() / count).square() * inside).sum() / count
     optimizer = torch.optim.LBFGS(
@@ -173,9 +176,8 @@ def _descend(generators: Generators, x: Tensor, y: Tensor, t: Tensor, steps: int
     def closure() -> Tensor:
         optimizer.zero_grad()
         value = misfit()
-        if isinstance(
-            generators, FieldGenerators | StencilGenerators
-        ):  # a free field is not determined where the image is flat
+        # A free field is not determined where the image is flat.
+        if isinstance(generators, FieldGenerators | StencilGenerators):
             value = value + ROUGHNESS * sum(_roughness(p) for p in parameters)
         value.backward()
         return value
@@ -218,7 +220,7 @@ def _roughness(p: Tensor) -> Tensor:
 def _finished(
     generators: Generators, size: Tensor, spatial: tuple[int, ...], steps: int
 ) -> tuple[Generators, list[str]]:
-    """For parameters in their own unit, and in pixels."""
+    """The generators for parameters in their own unit, and in pixels."""
     notes: list[str] = []
     with torch.no_grad():
         if isinstance(generators, AffineGenerators):
@@ -240,6 +242,3 @@ def _finished(
             "see: expected more recursions, or smaller parameters"
         )
     return found, notes
-
-
-__all__ = ["Learned", "learn_by_lconv", "recursive_lconv"]

@@ -1,7 +1,8 @@
 """Families of vector fields v = sum_k m_k v_k on a grid, their flows, and the derivatives of the flows in m.
 
 exp(L) f = f o phi, where phi is the flow of v after unit time and L = v^a(x) d_a (eq. 9 of Dehmamy et al. 2021).
-Coordinates are centred and in units of half the largest extent, so that m is O(1) and well conditioned.
+Coordinates are centred and in units of half the largest extent of a grid, so that m is O(1) and well conditioned;
+generators hold the same fields in pixels per unit time, and the functions at the end go from one to the other.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.linalg import expm, expm_frechet
+
+from lconv_fast.composed import vector_field
+from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators
 
 Array = NDArray[Any]
 
@@ -85,7 +90,7 @@ class Polynomial(Family):
         self.ndim, self.size = ndim, ndim * len(exponents)
 
     def basis(self, x: Array, along: int | None = None) -> Array:
-        """Or, with `along`, its derivatives d / d x_along."""
+        """The monomials (size / n, N) or, with `along`, their derivatives d / d x_along."""
         degree = sum(self.exponents[0])
         powers = np.ones((degree + 1, *x.shape))
         for k in range(degree):
@@ -112,7 +117,7 @@ class Polynomial(Family):
             return np.full_like(x, np.inf), np.zeros((self.ndim, self.size, x.shape[1]))
 
         def rate(state: Array) -> Array:
-            """Of the points (n, N), and of D phi (n, n, N) behind them."""
+            """d/ds of the points (n, N), and of D phi (n, n, N) behind them."""
             points = np.clip(state[: self.ndim], -LEFT, LEFT)
             velocity = rows @ self.basis(points)
             if not slopes:
@@ -156,3 +161,42 @@ def grid_points(spatial: Sequence[int], step: int = 1) -> tuple[Array, Array, fl
     index = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")])
     center = (np.array(spatial, dtype=float)[:, None] - 1) / 2
     return index, (index - center) / scale, scale
+
+
+AFFINE_WITHIN = 0.05  # relative: a sampled field this near to an affine one counts as one
+
+
+def fields_of(generators: Generators, spatial: Sequence[int]) -> Array:
+    """v_i at all points, (n_L, n * N), in pixels per unit time.
+
+    Raises TypeError for generators that are no vector fields.
+    """
+    if isinstance(generators, FieldGenerators):
+        field = generators.field.detach().double().cpu()
+    elif isinstance(generators, AffineGenerators):
+        matrix, shift = (v.detach().double().cpu() for v in (generators.matrix, generators.shift))
+        field = vector_field(matrix, shift, spatial, generators.coordinate_scale)
+    else:
+        raise TypeError(f"expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
+    return field.flatten(1).numpy()
+
+
+def affine_numbers(field: Array, spatial: Sequence[int]) -> Array | None:
+    """(n_L, n, n + 1) in centred coordinates of unit half extent and half extents per unit time, of fields (n_L, n * N)
+    in pixels; None if they are not affine within AFFINE_WITHIN."""
+    _, points, half = grid_points(spatial)
+    basis = Affine(len(spatial)).basis(points)
+    flat = field.reshape(len(field), len(spatial), -1) / half
+    numbers = flat @ np.linalg.pinv(basis)
+    near = np.linalg.norm(flat - numbers @ basis) <= AFFINE_WITHIN * np.linalg.norm(flat)
+    return numbers if near else None
+
+
+def generators_of(family: Family, numbers: Array, spatial: Sequence[int]) -> Generators:
+    """Fields (n_L, size) in units of half the extent as generators in pixels, float32."""
+    _, points, half = grid_points(spatial)
+    if isinstance(family, Affine):
+        rows = torch.from_numpy(numbers.reshape(len(numbers), family.ndim, family.ndim + 1).copy())
+        return AffineGenerators(rows[..., :-1].float(), (rows[..., -1] * half).float(), coordinate_scale=1.0)
+    fields = np.stack([family.field(m, points) * half for m in numbers])
+    return FieldGenerators(torch.from_numpy(fields.reshape(len(numbers), family.ndim, *spatial)).float())

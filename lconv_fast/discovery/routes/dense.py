@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from scipy.linalg import logm
 
-from lconv_fast.discovery.flows import Array
-from lconv_fast.discovery.result import Result
+from lconv_fast.discovery.problem import Problem
+from lconv_fast.discovery.result import Found
 from lconv_fast.generators import DenseGenerators
 
 
-def learn_dense(x: Array, y: Array, t: Array | None) -> Result:
+def by_regression(problem: Problem) -> Found:
     """One dense generator from pairs of one and the same group element; t, if given, is its label."""
+    x, y, t = problem.images, problem.targets, problem.t
     if t is not None and (t.shape[1] > 1 or not np.allclose(t, t[0])):
         raise ValueError("parameters: kind 'dense' takes pairs of one group element, all with the same label")
     points = int(np.prod(x.shape[2:]))
@@ -30,13 +31,11 @@ def learn_dense(x: Array, y: Array, t: Array | None) -> Result:
         logarithm = matrix - np.eye(points)
     parameter = 1.0 if t is None else float(t[0, 0])
     generators = DenseGenerators(torch.from_numpy(np.real(logarithm) / parameter).float()[None])
-    return Result(
-        "dense",
+    return Found(
         "linear regression",
         np.full((len(x), 1), parameter),
         np.full(len(x), 1 - residual),
+        residual,
         generators=generators,
-        residual=residual,
-        dimension=1,
         notes=notes,
     )

@@ -1,21 +1,22 @@
-"""The direct route: Gauss-Newton for the field whose flow carries x to y, through the group's own warp, coarse to fine.
+"""Registration of images: Gauss-Newton for the fields whose flow carries x to y, through the group's own warp.
 
     minimise over theta  sum_p | y_p - x_p o phi(sum_i t[p,i] theta_i) |^2
 
-over the points whose flow stays inside the grid, so that the result does not depend on what lies outside. Coarse levels
-blur both images and take fewer points. Levenberg's damping keeps each step from raising the residual.
+over the points whose flow stays inside the grid, so that the result does not depend on what lies outside. From coarse
+to fine: coarse levels blur both images and take fewer points. Levenberg's damping keeps each step from raising the
+residual.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from lconv_fast.discovery.flows import Array, Family, grid_points
+from lconv_fast.discovery.fields import Array, Family, grid_points
 
 # How an image is seen between its pixels: a spline's order. What fits the data best is taken.
 INTERPOLATIONS = {"linear": 1, "cubic spline": 3}
@@ -23,6 +24,7 @@ MARGIN = 1.0  # pixels from the border that take no part: there, splines depend 
 SLOPE_STEP = 1e-3  # pixels
 UNDETERMINED = 1e-10  # of the mean information about a number
 WORKSPACE = 1 << 24  # numbers that the derivatives of one part of the points take
+EXACT = 1e-30  # of the variance: residuals below it are all rounding
 LEAST_KEPT = 0.35  # of the points away from the border: a warp that leaves less inside explains nothing
 
 
@@ -43,8 +45,18 @@ class Fit:
         return np.linalg.inv(self.information + ridge) * self.residual * self.inflation
 
     @property
+    def unexplained(self) -> float:
+        """The residual in units of the variance, whatever the unit of the images."""
+        return _relative(self.residual, self.variance)
+
+    @property
     def explained(self) -> float:
-        return 1 - self.residual / self.variance if self.variance else 0.0
+        return 1 - self.unexplained
+
+
+def _relative(residual: float, variance: float) -> float:
+    """What a fit leaves of the variance: 1 of images without any, never below EXACT."""
+    return max(residual / variance, EXACT) if variance > 0 else 1.0
 
 
 class Level:
@@ -75,7 +87,7 @@ class Level:
         )
 
     def parts(self, family: Family) -> Iterator[slice]:
-        """Of the points, so that the derivatives' memory does not grow with the grid."""
+        """Slices of the points, so that the derivatives' memory does not grow with the grid."""
         length = max(1024, WORKSPACE // (family.size * family.ndim))
         return (slice(start, start + length) for start in range(0, self.points.shape[1], length))
 
@@ -107,7 +119,7 @@ def _too_few(level: Level, kept: Array) -> bool:
 
 
 def _mean_squares(level: Level, family: Family, thetas: Sequence[Array], t: Array) -> list[float]:
-    """Of each, over the points that take part in all; infinite if too few do."""
+    """The mean square residual of each theta, over the points that take part in all; infinite if too few do."""
     totals, count = np.zeros(len(thetas)), 0
     for pair in range(len(t)):
         found = [level.residuals(pair, family, t[pair] @ theta, False) for theta in thetas]
@@ -120,7 +132,7 @@ def _mean_squares(level: Level, family: Family, thetas: Sequence[Array], t: Arra
     return list(totals / max(count, 1))
 
 
-def _unexplained(level: Level, family: Family, theta: Array, t: Array) -> float:
+def _left_over(level: Level, family: Family, theta: Array, t: Array) -> float:
     """The residual relative to the variance of what it is taken over: no flat corner wins."""
     residual = variance = 0.0
     for pair in range(len(t)):
@@ -129,7 +141,7 @@ def _unexplained(level: Level, family: Family, theta: Array, t: Array) -> float:
             return float("inf")
         residual += float((rest**2).sum())
         variance += float(((level.y[pair][:, kept] - level.y[pair][:, kept].mean(1, keepdims=True)) ** 2).sum())
-    return residual / max(variance, 1e-300)
+    return _relative(residual, variance)
 
 
 def _normal_equations(level: Level, family: Family, theta: Array, t: Array) -> tuple[Array, Array, int]:
@@ -146,7 +158,7 @@ def _normal_equations(level: Level, family: Family, theta: Array, t: Array) -> t
     return information, gradient, count
 
 
-def _descend(
+def _gauss_newton(
     level: Level, family: Family, theta: Array, t: Array, iterations: int, tolerance: float, prior: Array
 ) -> tuple[Array, float]:
     damping, start = 1e-4, theta
@@ -211,7 +223,6 @@ def register(
     interpolation: str | None = None,
     blur: float = math.inf,
     tolerance: float = 1e-10,
-    report: Callable[[str], None] = lambda message: None,
 ) -> Fit:
     """The fields theta (n_L, size) with y_p = x_p o exp(sum_i t[p,i] theta_i), pairs (P, C, *spatial), labels (P, n_L).
 
@@ -228,9 +239,8 @@ def register(
     for start in starts or [np.zeros((t.shape[1], family.size))]:
         theta = start.copy()
         for level in levels:
-            report(f"blur {level.blur:.1f}")
-            theta, _ = _descend(level, family, theta, t, 12, 1e-4, prior)
-        cost = _unexplained(levels[-1], family, theta, t)
+            theta, _ = _gauss_newton(level, family, theta, t, 12, 1e-4, prior)
+        cost = _left_over(levels[-1], family, theta, t)
         if best is None or cost < best[0]:
             best = cost, theta
     assert best is not None
@@ -238,8 +248,7 @@ def register(
     fits = []
     for name in names:
         level = Level(x, y, 0.0, INTERPOLATIONS[name])
-        report(name)
-        theta, cost = _descend(level, family, best[1], t, 25, tolerance, prior)
+        theta, cost = _gauss_newton(level, family, best[1], t, 25, tolerance, prior)
         fits.append((cost, name, level, theta))
     cost, name, level, theta = min(fits, key=lambda fit: fit[0])
     information, _, count = _normal_equations(level, family, theta, t)
