@@ -43,7 +43,7 @@ def in_layout(t: Tensor, channels_last: bool | None) -> Tensor:
 
 
 def numbers_of(case: Case, generators: lc.Generators) -> Numbers:
-    names = {"affine": ("matrix", "shift"), "field": ("field",), "stencil": ("values",)}[case.kind]
+    names = {"affine": ("matrix", "shift"), "field": ("field",), "stencil": ("weights",)}[case.kind]
     return tuple(getattr(generators, name) for name in names)
 
 
