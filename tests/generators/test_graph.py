@@ -109,6 +109,18 @@ def test_bit_identical_for_any_number_of_threads(ins, outs, incidence):
         torch.set_num_threads(threads)
 
 
+def test_autocast():
+    """As nn.Linear: results in bfloat16, from bfloat16 and float32 alike, parameters and gradients in float32."""
+    layer = lc.LConvGraph(5, 4, random_graph(learnable=True).float())
+    f = torch.randn(2, 7, 5)
+    for x in (f, f.bfloat16()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = layer(x)
+        assert y.dtype == torch.bfloat16 and ((y - layer(f)).norm() / layer(f).norm()) < 1e-2
+        y.float().sum().backward()
+        assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+
+
 def adjacency(index, nodes, weight=None):
     matrix = torch.zeros(nodes, nodes, dtype=torch.float64)
     for e, (source, target) in enumerate(index.t().tolist()):
