@@ -19,7 +19,25 @@ from lconv_fast.ops.gpu.tile.apply import apply_kernel
 assert isinstance(apply_kernel, interpreter.InterpretedFunction), (
     "Triton was imported before its interpreter was chosen"
 )
-TABLE = Table(least_filled=0)  # the marching kernels on small images
+
+
+def _small(entries):
+    """The same kernels on small images: narrow ones, and of few lines in several strips."""
+    return {
+        key: tuple(e._replace(least_lines=2) for e in entry)
+        if isinstance(entry[0], tuple)
+        else entry._replace(least_lines=2)
+        for key, entry in entries.items()
+    }
+
+
+TABLE = Table()
+TABLE = TABLE._replace(
+    least_filled=0,
+    marches=_small(TABLE.marches),
+    backward_marches=_small(TABLE.backward_marches),
+    gram_marches=_small(TABLE.gram_marches),
+)
 
 
 def interpreted(table: Table = TABLE, launcher=Launch) -> Operators:

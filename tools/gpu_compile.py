@@ -28,7 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 import lconv_fast as lc
-from lconv_fast import form
+from lconv_fast.ops.geometry import Geometry
 from lconv_fast.ops.gpu.card import CARDS
 from lconv_fast.ops.gpu.dispatch import Operators
 from lconv_fast.ops.gpu.launch import OPTIONS, Launch
@@ -108,7 +108,7 @@ class Case:
                     torch.empty(count, len(taps), *sampled, device="meta"), taps, **keywords
                 )
         v = generators.coefficients().to(device="meta", dtype=self.dtype)
-        geometry = form.Geometry.of(generators.stencil(self.size), [1] * ndim, 1)
+        geometry = Geometry.of(generators.stencil(), self.size, [1] * ndim, 1)
 
         def data(channels: int) -> torch.Tensor:
             shape = (2, *self.size, channels) if self.channels_last else (2, channels, *self.size)
@@ -217,9 +217,7 @@ def compiled(case: Case, target: str) -> Iterator[Found]:
         def compile(self, device, arguments):
             self.kernel.device_caches.clear()  # of the target before
             kernels.append(
-                self.kernel.run(
-                    *arguments, **self.constants, num_warps=self.warps, **OPTIONS, grid=(1,), warmup=True
-                )
+                self.kernel.run(*arguments, **self.constants, num_warps=self.warps, **OPTIONS, grid=(1,), warmup=True)
             )
 
         def places(self, card, device, arguments):

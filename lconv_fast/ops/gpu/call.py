@@ -1,4 +1,4 @@
-"""What plans depend on: everything about a call but the numbers in its tensors and where its grid lies in a full one."""
+"""What plans depend on: a call without the numbers in its tensors, and without its grid's place in a full one."""
 
 from __future__ import annotations
 

@@ -201,11 +201,6 @@ class Operators:
         return plan.run(coordinates, *tensors)
 
     def _planned(self, operator, arguments, identity, tensors, call_of) -> tuple[Coordinates, Any]:
-        if len(arguments) == 11:  # ADAPTER: until the schema changes
-            *rest, center, scale, stride, groups = arguments
-            n = len(arguments[4])
-            full = [int(2 * c + 1) for c in center] if center else list(arguments[4])
-            arguments = (*rest, [0] * n, full, float(scale) if center else 1.0, stride, groups)
         frozen = tuple([tuple(a) if isinstance(a, list) else a for a in arguments])
         about = tuple([None if t is None else _about(t) for t in tensors])
         data = tensors[0]

@@ -15,7 +15,7 @@ MOST_PROGRAMS = 2**31 - 1
 
 
 class Launch:
-    """A kernel with its constants, for calls whose arguments are laid out alike: compiled by the first, launched by all.
+    """A kernel with its constants, for calls that are laid out alike: compiled by the first, launched by all.
 
     What Triton looks at in arguments to choose a compilation (types, alignment, divisibility of integers) is the same
     for all calls of a plan, but for numbers that the kernels name in `do_not_specialize`: the choice is made once.

@@ -1,4 +1,4 @@
-"""The affine basis x_b D_a, D_a: products with its members, at a factor a number each, in the place of those with L_i."""
+"""The affine basis x_b D_a, D_a: products with its members, at a factor each, in the place of those with L_i."""
 
 from __future__ import annotations
 

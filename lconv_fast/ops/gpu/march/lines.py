@@ -50,7 +50,7 @@ class Columns(NamedTuple):
 
 
 class Field(NamedTuple):
-    """v(x) in a program's columns. Affine, the step along a times v[i, a] is intercept + slope * y if there are such."""
+    """v(x) in a program's columns. Affine, the step along a times v[i, a] is intercept + slope * y where kept."""
 
     v: Any  # Coefficients
     intercepts: Any  # (points,) for every [i, a]; transposed two each, for the points one step below and above along a
