@@ -108,7 +108,8 @@ def plan(call: Call) -> Plan | str:
         basis = in_basis(call, entry)
         bn, rows = block(outs, entry.outs), (basis_size(g) if basis else call.generators) + call.identity
         # All of W, and the result on its way out.
-        shared = 2 * bn * (rows * ins + entry.points)
+        stacked = sum(size for _, size in stacks_of(rows, entry.held))
+        shared = 2 * bn * (stacked * ins + entry.points)
         if isinstance(basis, str):
             reason = basis
         elif shared > card.shared:
@@ -168,7 +169,7 @@ def march_apply_kernel(
     narrow: tl.constexpr = target.data.dtype.element_ty
     padding: tl.constexpr = stencil.padding
     rows: tl.constexpr = stencil.generators + stencil.identity
-    stacks: tl.constexpr = stacks_of(rows, True)
+    stacks: tl.constexpr = stacks_of(rows, held)
     stack_count: tl.constexpr = len(stacks)
     x = as_type(x_tile, index) * BM + tl.arange(0, BM)
     base = base_of(source, batch, group, channel_blocks * PAIRS)
@@ -193,7 +194,9 @@ def march_apply_kernel(
     x_out = as_type(x_tile, index) * BM + point_order(BM, warps)
     start = tl.zeros((BM, BN), tl.float32)
     if has_bias:
-        start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
+        # Where registers are few, it is loaded again for each line, and added last.
+        if held:
+            start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
     place = base_of(target, batch, group, outs)
 
     field = field_of(v, columns, stencil)
@@ -220,6 +223,11 @@ def march_apply_kernel(
             for q in tl.static_range(stack_count):
                 f = permuted(all_beside(tiles, stacks[q][0], stacks[q][1]), warps)
                 total = tl.dot(f, w[k * stack_count + q], total)
+            if not held:
+                # Keeps the loads of the next block, which would take registers, behind the products of this one.
+                tl.debug_barrier()
+        if has_bias and not held:
+            total += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
         offset = columns.z * target.axes[0] + y * target.axes[1] + x_out * target.axes[2]
         tl.store(
             place + offset[:, None] + o[None, :] * target.channel,
