@@ -97,9 +97,8 @@ def _arithmetic(decoder: Decoder, instruction: Instruction) -> Step:
 
         def widened(m: Machine, mask: Mask) -> None:
             values = [np.asarray(read(m)).astype(dtype) for read in narrow]
-            with np.errstate(over="ignore"):
-                result = values[0] * values[1]
-                write(m, result + values[2] if len(values) > 2 else result, mask)
+            result = values[0] * values[1]
+            write(m, result + values[2] if len(values) > 2 else result, mask)
 
         return widened
     sources = [decoder.source(o, kind) for o in instruction.operands[1:]]
@@ -107,12 +106,11 @@ def _arithmetic(decoder: Decoder, instruction: Instruction) -> Step:
     saturate = "sat" in modifiers
 
     def step(m: Machine, mask: Mask) -> None:
-        with np.errstate(all="ignore"):
-            result = np.asarray(function(*[read(m) for read in sources]))
-            if flush:
-                result = np.where(np.abs(result) < np.finfo(np.float32).tiny, result * np.float32(0), result)
-            if saturate:
-                result = np.clip(result, 0, 1)
+        result = np.asarray(function(*[read(m) for read in sources]))
+        if flush:
+            result = np.where(np.abs(result) < np.finfo(np.float32).tiny, result * np.float32(0), result)
+        if saturate:
+            result = np.clip(result, 0, 1)
         write(m, result, mask)
 
     return step
@@ -126,8 +124,7 @@ def _of_halves(decoder: Decoder, instruction: Instruction, kind: str) -> Step:
 
     def step(m: Machine, mask: Mask) -> None:
         parts = [unpack(np.asarray(read(m)).astype(np.uint32), half) for read in sources]
-        with np.errstate(all="ignore"):
-            low, high = (np.asarray(function(*each), np.float32) for each in zip(*parts, strict=True))
+        low, high = (np.asarray(function(*each), np.float32) for each in zip(*parts, strict=True))
         write(m, pack(low, high, half) if kind.endswith("x2") else to_half(low, half), mask)
 
     return step
@@ -145,8 +142,7 @@ def _compare(decoder: Decoder, instruction: Instruction) -> Step:
     other = decoder.source(operands[2], "pred") if combine else None
 
     def step(m: Machine, mask: Mask) -> None:
-        with np.errstate(invalid="ignore"):
-            found = np.asarray(compare(a(m), b(m)))
+        found = np.asarray(compare(a(m), b(m)))
         if combine is not None and other is not None:
             found = combine(found, other(m))
         write(m, found, mask)

@@ -51,7 +51,7 @@ def _split(decoder: Decoder, instruction: Instruction, target: Vector) -> Step:
     writes = [decoder.sink(item) for item in target.items]
 
     def step(m: Machine, mask: Mask) -> None:
-        value = np.broadcast_to(read(m), (m.size,))
+        value = m.over_threads(read(m))
         for k, write in enumerate(writes):
             write(m, (value >> dtype(width * k)).astype(narrow), mask)
 
@@ -66,7 +66,7 @@ def _convert(decoder: Decoder, instruction: Instruction) -> Step:
         relu = "relu" in modifiers
 
         def packed(m: Machine, mask: Mask) -> None:
-            values = [np.broadcast_to(read(m), (m.size,)) for read in (low, high)]
+            values = [m.over_threads(read(m)) for read in (low, high)]
             if relu:
                 values = [np.maximum(v, np.float32(0)) for v in values]
             write(m, pack(*values, to.removesuffix("x2")), mask)
@@ -77,7 +77,7 @@ def _convert(decoder: Decoder, instruction: Instruction) -> Step:
     integer = next((down[word] for word in modifiers if word in down), None)
 
     def step(m: Machine, mask: Mask) -> None:
-        value = np.broadcast_to(read(m), (m.size,))
+        value = m.over_threads(read(m))
         if kind in _HALVES:
             value = from_half(value, kind)
         if integer is not None:
@@ -88,8 +88,7 @@ def _convert(decoder: Decoder, instruction: Instruction) -> Step:
         elif to in _HALVES:
             write(m, to_half(value.astype(np.float32), to), mask)
         else:
-            with np.errstate(all="ignore"):
-                write(m, value.astype(dtype_of(to)), mask)
+            write(m, value.astype(dtype_of(to)), mask)
 
     return step
 
@@ -126,8 +125,8 @@ def _shuffle(decoder: Decoder, instruction: Instruction) -> Step:
     lanes = np.arange(WARP)
 
     def step(m: Machine, mask: Mask) -> None:
-        values = np.broadcast_to(read(m), (m.size,)).reshape(-1, WARP)
-        by = (np.broadcast_to(index(m), (m.size,)) & np.uint32(31)).reshape(-1, WARP).astype(np.int64)
+        values = m.over_threads(read(m)).reshape(-1, WARP)
+        by = (m.over_threads(index(m)) & np.uint32(31)).reshape(-1, WARP).astype(np.int64)
         source = {"bfly": lanes ^ by, "idx": by, "down": lanes + by, "up": lanes - by}[mode]
         source = np.where((source < 0) | (source >= WARP), lanes, source)
         write(m, np.take_along_axis(values, source, 1).reshape(-1), mask)

@@ -97,8 +97,7 @@ class Decoder:
         offset = dtype_of(kind)(operand.offset & ((1 << 8 * np.dtype(dtype_of(kind)).itemsize) - 1))
 
         def read(m: Machine):
-            with np.errstate(over="ignore"):
-                return np.broadcast_to(base(m) + offset, (m.size,))
+            return m.over_threads(base(m) + offset)
 
         return read
 

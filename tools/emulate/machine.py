@@ -64,13 +64,17 @@ class Machine:
 
     def put(self, register: int, value: Any, mask: Mask) -> None:
         """Writes bits of the register's own width."""
-        if np.ndim(value) == 0:
+        if not value.shape:
             value = np.full(self.size, value)
         if mask is None:
             self.registers[register] = value
             return
         before = self.registers[register]
         self.registers[register] = np.where(mask, value, poison(value) if before is None else before)
+
+    def over_threads(self, value: Any) -> Array:
+        """An array over all threads, of an array or a number."""
+        return value if value.shape else np.full(self.size, value)
 
     def barrier(self, mask: Mask) -> None:
         """bar.sync 0: every running thread of a program, or it would wait forever."""
@@ -103,11 +107,12 @@ class Compiled:
             Fault: with the instruction that caused it.
         """
         waiting: dict[int, Mask] = {0: None}  # by program counter
-        while waiting:
-            pc = min(waiting)
-            active = waiting.pop(pc)
-            for place, mask in self._advance(machine, pc, active, min(waiting, default=len(self.steps))):
-                waiting[place] = _union(waiting[place], mask) if place in waiting else mask
+        with np.errstate(all="ignore"):  # a card does not trap
+            while waiting:
+                pc = min(waiting)
+                active = waiting.pop(pc)
+                for place, mask in self._advance(machine, pc, active, min(waiting, default=len(self.steps))):
+                    waiting[place] = _union(waiting[place], mask) if place in waiting else mask
 
     def _advance(self, machine: Machine, pc: int, active: Mask, meeting: int) -> list[tuple[int, Mask]]:
         """Runs the threads `active` from `pc` until they part or come to `meeting`; where they are then."""

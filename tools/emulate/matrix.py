@@ -86,16 +86,15 @@ def _mma(decoder: Decoder, instruction: Instruction) -> Step:
     def step(m: Machine, mask: Mask) -> None:
         _whole(mask, 32)
         a, b, c = (
-            np.stack([np.broadcast_to(read(m), (m.size,)) for read in each], 1).reshape(m.size // 32, 32, -1)
+            np.stack([m.over_threads(read(m)) for read in each], 1).reshape(m.size // 32, 32, -1)
             for each in sources
         )
         left = np.empty((len(a), rows, depth))
         right = np.empty((len(a), columns, depth))
         left[:, of_a.rows, of_a.columns] = _numbers(a, kind)
         right[:, of_b.rows, of_b.columns] = _numbers(b, kind)
-        with np.errstate(all="ignore"):
-            product = left @ right.swapaxes(1, 2)
-            result = (product[:, of_c.rows, of_c.columns] + _numbers(c, last)).astype(wide)
+        product = left @ right.swapaxes(1, 2)
+        result = (product[:, of_c.rows, of_c.columns] + _numbers(c, last)).astype(wide)
         result = result.reshape(m.size, -1)
         for k, write in enumerate(writes):
             write(m, result[:, k].copy(), mask)
@@ -170,8 +169,8 @@ def _product(decoder: Decoder, instruction: Instruction) -> Step:
         raise NotEmulated(f"PTX: {instruction.text}")
     columns, depth = int(shape[1]), int(shape[2])
     item = 4 if kind == "tf32" else 2
-    sums = items(instruction.operands[0])
-    writes, reads = [decoder.sink(o) for o in sums], [decoder.source(o, "f32") for o in sums]
+    registers = items(instruction.operands[0])
+    writes, reads = [decoder.sink(o) for o in registers], [decoder.source(o, "f32") for o in registers]
     in_registers = not isinstance(instruction.operands[1], str)
     kinds = "b32" if in_registers else "b64"
     a_sources = [decoder.source(o, kinds) for o in items(instruction.operands[1])]
@@ -180,7 +179,7 @@ def _product(decoder: Decoder, instruction: Instruction) -> Step:
     signs, turned = instruction.operands[4:6], [o == "1" for o in instruction.operands[6:]]
     if signs != ("1", "1"):
         raise NotEmulated(f"PTX: {instruction.text}")
-    a_turned, b_turned = ([False, *turned] if in_registers else [*turned, False, False])[:2]
+    a_turned, b_turned = [*[False] * in_registers, *turned, False, False][:2]
     a_rows = np.stack([_GROUP_ROW + 8 * (k % 2) for k in range(4)], 1)
     a_columns = np.stack([_GROUP_COLUMN * 2 // item + depth // 2 * (k // 2) for k in range(4)], 1)
     j = np.arange(columns // 2)
@@ -202,7 +201,7 @@ def _product(decoder: Decoder, instruction: Instruction) -> Step:
     def step(m: Machine, mask: Mask) -> None:
         groups = _groups(m, mask)
         if in_registers:
-            words = np.stack([np.broadcast_to(read(m), (m.size,)) for read in a_sources], 1)
+            words = np.stack([m.over_threads(read(m)) for read in a_sources], 1)
             words = words.reshape(-1, _GROUP, 4)[groups]
             a = np.empty((len(groups), 64, depth))
             if item == 2:
@@ -211,22 +210,22 @@ def _product(decoder: Decoder, instruction: Instruction) -> Step:
             else:
                 a[:, a_rows, a_columns] = as_tf32(words)
         else:
-            a = in_shared(m, np.broadcast_to(a_sources[0](m), (m.size,)), groups, 64, a_turned)
-        b = in_shared(m, np.broadcast_to(b_source(m), (m.size,)), groups, columns, b_turned)
-        with np.errstate(all="ignore"):
-            product = (a @ b.swapaxes(1, 2))[:, c_rows, c_columns]  # (groups, 128, columns / 2)
-        product = product.reshape(len(groups) * _GROUP, -1)
-        threads = (groups[:, None] * _GROUP + np.arange(_GROUP)).reshape(-1)
-        add = np.broadcast_to(adds(m), (m.size,))[threads]
-        for k, (read, write) in enumerate(zip(reads, writes, strict=True)):
-            before = np.where(add, np.broadcast_to(read(m), (m.size,))[threads], np.float32(0)) if add.any() else 0
-            value = (product[:, k] + before).astype(np.float32)
-            if mask is None:
-                write(m, value, None)
-            else:
-                every = np.zeros(m.size, np.float32)
-                every[threads] = value
-                write(m, every, mask)
+            a = in_shared(m, m.over_threads(a_sources[0](m)), groups, 64, a_turned)
+        b = in_shared(m, m.over_threads(b_source(m)), groups, columns, b_turned)
+        product = (a @ b.swapaxes(1, 2))[:, c_rows, c_columns]  # (groups, 128, columns / 2)
+        sums = np.ascontiguousarray(product.reshape(len(groups) * _GROUP, -1).T)  # (columns / 2, threads)
+        threads = threads_of(m, mask)
+        add = m.over_threads(adds(m))[threads]
+        if add.any():
+            before = np.stack([m.over_threads(read(m)) for read in reads])
+            sums += np.where(add, before if mask is None else before[:, threads], np.float32(0))
+        results = sums.astype(np.float32)
+        if mask is not None:
+            every = np.zeros((len(results), m.size), np.float32)
+            every[:, threads] = results
+            results = every
+        for write, value in zip(writes, results, strict=True):
+            write(m, value, mask)
 
     return step
 

@@ -40,8 +40,7 @@ def from_half(bits: Array, kind: str) -> Array:
 def to_half(x: Array, kind: str) -> Array:
     if kind == "bf16":
         return to_bfloat16(x)
-    with np.errstate(over="ignore"):
-        return x.astype(np.float16).view(np.uint16)
+    return x.astype(np.float16).view(np.uint16)
 
 
 def unpack(words: Array, kind: str) -> tuple[Array, Array]:

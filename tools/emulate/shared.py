@@ -16,6 +16,7 @@ SHARED_BASE = 1024  # where a program's own shared memory begins on a card
 _UNIT = 2  # bytes: nothing smaller is kept there
 _WARPS = 64  # more than a program has; the last number stands for several
 _SEVERAL = _WARPS - 1
+_TWO_WRITERS = "race: two warps write different values to the same shared memory, with no barrier between"
 
 
 class Shared:
@@ -60,9 +61,8 @@ class Shared:
     def store(self, place: Array, values: Array, program: Array, warp: Array) -> None:
         item = values.dtype.itemsize
         size = item * values.shape[1]
-        units = self.units(place, size)
-        self.note_write(units, program, warp)
-        self.views[item][(place // item)[:, None] + np.arange(values.shape[1])] = values
+        where = (place // item)[:, None] + np.arange(values.shape[1])
+        self.write(self.units(place, size), self.views[item], where, values, program, warp)
 
     def note_read(self, units: Array, key: Array) -> None:
         """key: epoch * _WARPS + warp of each access, shaped to broadcast against `units`."""
@@ -83,7 +83,8 @@ class Shared:
         if clash.any():
             self.read[units[clash]] = np.broadcast_to(several, units.shape)[clash]
 
-    def note_write(self, units: Array, program: Array, warp: Array) -> None:
+    def write(self, units: Array, view: Array, where: Array, values: Array, program: Array, warp: Array) -> None:
+        """view[where] = values, each row by a warp of a program, where `units` are that row's."""
         key = (self.epoch[program] * _WARPS + warp)[:, None]
         read, written = self.read[units], self.written[units]
         if self.in_use.at[units].any():
@@ -93,8 +94,13 @@ class Shared:
         if ((read // _WARPS == key // _WARPS) & (read != key)).any():
             raise Fault("race: writes shared memory that another warp reads, with no barrier between")
         self.written[units] = key
-        if ((written // _WARPS == key // _WARPS) & (written != key)).any() or (self.written[units] != key).any():
-            raise Fault("race: two warps write the same shared memory, with no barrier between")
+        # Where a layout repeats itself across warps, all write the same values: that is no race.
+        again = ((written // _WARPS == key // _WARPS) & (written != key)).any(1)
+        if again.any() and (view[where[again]] != values[again]).any():
+            raise Fault(_TWO_WRITERS)
+        view[where] = values
+        if (view[where] != values).any():
+            raise Fault(_TWO_WRITERS)
         self.fence_at_write[units] = self.fences[program * self.warps + warp][:, None]
 
     def note_matrix_read(self, place: Array, program: Array, group: Array) -> None:

@@ -72,7 +72,7 @@ def _store(decoder: Decoder, instruction: Instruction) -> Step:
     def step(m: Machine, mask: Mask) -> None:
         threads = threads_of(m, mask)
         where, program = address(m)[threads], m.program[threads]
-        values = np.stack([np.broadcast_to(read(m), (m.size,))[threads] for read in reads], 1)
+        values = np.stack([m.over_threads(read(m))[threads] for read in reads], 1)
         if space == "shared":
             m.shared.store(m.shared.place(where, program, size), values, program, m.warp[threads])
         else:
@@ -108,7 +108,7 @@ def _copy(decoder: Decoder, instruction: Instruction) -> Step:
         threads = threads_of(m, mask)
         program = m.program[threads]
         values = np.zeros((len(threads), size // 4), np.uint32)
-        wanted = np.broadcast_to(size if asked is None else asked(m), (m.size,))[threads]
+        wanted = m.over_threads(np.uint32(size) if asked is None else asked(m))[threads]
         if not np.isin(wanted, (0, size)).all():
             raise NotEmulated("PTX: cp.async of a part of its bytes")
         some = np.nonzero(wanted)[0]
@@ -178,13 +178,12 @@ def _store_matrix(decoder: Decoder, instruction: Instruction) -> Step:
     def step(m: Machine, mask: Mask) -> None:
         warps, rows = _matrix_rows(m, address(m), mask, len(registers))
         place = _matrix_places(m, rows, warps, transposed)
-        words = np.stack([np.broadcast_to(read(m), (m.size,)).reshape(-1, 32)[warps] for read in reads], 1)
+        words = np.stack([m.over_threads(read(m)).reshape(-1, 32)[warps] for read in reads], 1)
         halves = np.stack([words & np.uint32(0xFFFF), words >> np.uint32(16)], -1).astype(np.uint16)
         program, warp = np.divmod(warps, m.threads // 32)
         shape = (len(warps), -1)
         flat = place.reshape(shape)
-        m.shared.note_write(flat // 2, program, warp)
-        m.shared.views[2][flat // 2] = halves.reshape(shape)
+        m.shared.write(flat // 2, m.shared.views[2], flat // 2, halves.reshape(shape), program, warp)
 
     return step
 
