@@ -83,12 +83,12 @@ def tune(
 
     if not torch.cuda.is_available():
         sys.exit("lconv-fast: tune needs a GPU, and PyTorch finds none")
-    from lconv_fast.ops.gpu import tiles
+    from lconv_fast.ops.gpu.tables import tuned_file
     from lconv_fast.ops.gpu.tune import tune as find
 
     for row, tile, gain in find(size, channels):
         console.print(f"{row}: {tile}, {gain:.2f} times the speed of the table's")
-    console.print(f"written: {tiles.tuned_file()}")
+    console.print(f"written: {tuned_file()}")
 
 
 @app.command()

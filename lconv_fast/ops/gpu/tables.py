@@ -1,10 +1,10 @@
-"""Which tile a kernel works in: a closed table by kernel and type, or what `lconv-fast tune` found on a card."""
+"""Which tile a kernel works in, and what fits its registers: closed tables, and what `lconv-fast tune` finds."""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,13 @@ class Tile(NamedTuple):
     outs: int  # most channels that a program makes, and sums over at a time; no more than there are
     ins: int
     warps: int
+    places: int = 2  # programs of a multiprocessor, where nothing is compiled
 
 
 HALF, SINGLE, DOUBLE = "half", "float32", "float64"
 
 # No stack spills with these on sm_80 and sm_90 in what tests/test_gpu_compile.py compiles.
-TABLE: dict[tuple[str, str], Tile] = {
+TILES: dict[tuple[str, str], Tile] = {
     ("apply", HALF): Tile(64, 64, 32, 8),
     ("apply", SINGLE): Tile(64, 64, 32, 8),
     ("apply", DOUBLE): Tile(32, 32, 16, 4),
@@ -41,15 +42,20 @@ class March(NamedTuple):
     points: int  # columns of a program
     outs: int
     warps: int
-    least_rows: int  # of a strip
-    # More generators than these would spill registers, as Triton 3.9 compiles them.
+    least_lines: int  # of a strip
+    # More generators than these would spill registers, as Triton 3.6 or 3.9 compiles them.
     most_affine: Limits
     most_fields: Limits
     basis: Limits  # whether all fields x_b D_a and D_a fit, at a factor a number each
-    held: bool = True  # whether two rows stay in registers, or come from the first-level cache again
+    held: bool = True  # whether two lines stay in registers, or come from the first-level cache again
+
+    @property
+    def places(self) -> int:
+        """Programs of a multiprocessor, where nothing is compiled: so many have all their registers."""
+        return 8 // self.warps
 
 
-# By (axes, blocks of 32 channels, transposed), 3 for all from 3 on: the first row that fits is taken.
+# By (axes, blocks of 32 channels, transposed), 3 for all from 3 on: the first entry that fits is taken.
 MARCHES: dict[tuple[int, int, bool], tuple[March, ...]] = {
     (2, 1, False): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
     (2, 1, True): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
@@ -91,11 +97,16 @@ class GramMarch(NamedTuple):
     points: int
     outs: int
     warps: int
-    least_rows: int
-    # Generators, and f itself, of one launch; 0: the row for fewer channels serves.
+    least_lines: int
+    # Generators, and f itself, of one launch; 0: the entry for fewer channels serves.
     most_affine: Limits
     most_fields: Limits
     most_basis: Limits
+
+    @property
+    def places(self) -> int:
+        """Programs of a multiprocessor, where nothing is compiled: so many have all their registers."""
+        return 8 // self.warps
 
 
 # By (axes, more than 64 channels of the cotangent).
@@ -105,6 +116,22 @@ GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
     (3, False): GramMarch(64, 64, 4, 32, (3, 4, 5), (3, 4, 7), (4, 7, 7)),
     (3, True): GramMarch(128, 128, 8, 32, (0, 4, 5), (0, 4, 7), (0, 7, 7)),
 }
+
+
+class Table(NamedTuple):
+    """All that plans choose by, for one card."""
+
+    tiles: Mapping[tuple[str, str], Tile] = TILES
+    marches: Mapping[tuple[int, int, bool], tuple[March, ...]] = MARCHES
+    backward_marches: Mapping[tuple[int, int], March] = BACKWARD_MARCHES
+    gram_marches: Mapping[tuple[int, bool], GramMarch] = GRAM_MARCHES
+    most_channels: Mapping[int, int] = {2: 256, 3: 128}  # by axes, to sum over: the loop over their blocks is unrolled
+    least_filled: float = 0.5  # of a marching program's columns
+    most_sum_bytes: int = 1 << 26  # of partial sums, or a sixteenth of the data
+    least_long_index: int = 2**31 - 2**12  # offsets from here on take 64 bits; room is left for the last tile
+
+    def tile(self, kernel: str, dtype: torch.dtype) -> Tile:
+        return self.tiles[kernel, type_of(dtype)]
 
 
 def type_of(dtype: torch.dtype) -> str:
@@ -117,20 +144,11 @@ def tuned_file() -> Path:
     return Path(os.environ.get("LCONV_FAST_TUNED") or Path(folder) / "lconv_fast" / "tuned.json")
 
 
-@functools.cache
-def _tuned() -> dict[str, dict[str, Tile]]:
+def tuned(card: str) -> Table:
+    """The table, with the tiles that the user's file has for the card of this name; a broken file is no file."""
     try:
-        found = json.loads(tuned_file().read_text())
-    except (OSError, ValueError):
-        return {}
-    return {card: {key: Tile(*numbers) for key, numbers in rows.items()} for card, rows in found.items()}
-
-
-@functools.cache
-def _card(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def tile_for(kernel: str, dtype: torch.dtype, device: torch.device) -> Tile:
-    kind = type_of(dtype)
-    return _tuned().get(_card(device), {}).get(f"{kernel} {kind}", TABLE[kernel, kind])
+        entries = json.loads(tuned_file().read_text())[card].items()
+        found = {tuple(key.split()): Tile(*numbers) for key, numbers in entries}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return Table()
+    return Table(tiles=TILES | {key: tile for key, tile in found.items() if key in TILES})  # type: ignore[arg-type,misc]
