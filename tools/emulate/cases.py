@@ -144,7 +144,7 @@ REPRESENTATIVE = [
 
 
 def _marching() -> Iterator[Case]:
-    """What the marching kernels serve, and where their tables leave off; several tiles of columns and strips of rows."""
+    """What the marching kernels serve, and where their tables leave off, in several tiles of columns and strips."""
     large = {2: (67, 150), 3: (5, 6, 70)}
     for kind, ndim, mode, count, dtype, ins, outs, groups in (
         ("affine", 2, "zeros", 3, BF16, 64, 64, 1),

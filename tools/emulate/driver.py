@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -56,9 +58,7 @@ class _Config(ctypes.Structure):
     _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint)]
 
 
-_LAUNCH = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(_Config), ctypes.c_uint64, ctypes.POINTER(ctypes.c_void_p)
-)
+_LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Config), ctypes.c_uint64, ctypes.POINTER(ctypes.c_void_p))
 
 
 @functools.cache
@@ -106,11 +106,7 @@ class StandIn:
     def _launch(self, config, function: int, parameters) -> int:
         c = config.contents
         try:
-            self.run(
-                Launch(
-                    self.kernels[function], tuple(c.grid), tuple(c.block), c.shared, self._tensors, parameters
-                )
-            )
+            self.run(Launch(self.kernels[function], tuple(c.grid), tuple(c.block), c.shared, self._tensors, parameters))
         except BaseException as error:  # ctypes would print it and go on
             self._error = error
             return 1
@@ -138,6 +134,7 @@ class StandIn:
         class Driver(nvidia.CudaDriver):
             def __init__(self) -> None:
                 self.utils = nvidia.CudaUtils()
+                self.utils.load_binary = functools.partial(_loaded, nvidia.CudaUtils().load_binary)
                 self.launcher_cls = Launcher
 
             def get_current_target(self) -> GPUTarget:
@@ -168,9 +165,25 @@ class StandIn:
         driver.set_active(Driver())
 
 
-def _warps_and_shared(metadata: Path) -> dict[str, int]:
-    import json
+def _loaded(load: Callable, name: str, cubin: bytes, shared: int, device: int):
+    """What loading answers, with the registers of a thread that the machine code takes."""
+    module, function, _, spills, threads = load(name, cubin, shared, device)
+    return module, function, registers_of(cubin), spills, threads
 
+
+def registers_of(cubin: bytes) -> int:
+    """Registers of a thread: in an ELF file of machine code, the high byte of sh_info of the kernel's section."""
+    (table,) = struct.unpack_from("<Q", cubin, 40)
+    size, count, names = struct.unpack_from("<HHH", cubin, 58)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", cubin, table + size * k) for k in range(count)]
+    for name, _, _, _, _, _, _, info, _, _ in sections:
+        start = sections[names][4] + name
+        if cubin[start : start + 6] == b".text.":
+            return info >> 24
+    raise ValueError("no machine code in this file")
+
+
+def _warps_and_shared(metadata: Path) -> dict[str, int]:
     found = json.loads(metadata.read_text())
     return {"warps": found["num_warps"], "shared": found["shared"]}
 
@@ -184,6 +197,7 @@ def _tell_torch(chip: Chip) -> None:
         multi_processor_count=chip.multiprocessors,
         shared_memory_per_block=48 << 10,
         shared_memory_per_block_optin=chip.shared,
+        shared_memory_per_multiprocessor=chip.shared + 1024,
         regs_per_multiprocessor=REGISTERS,
         warp_size=WARP,
     )

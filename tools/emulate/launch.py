@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from tools.emulate.chips import WARP
 from tools.emulate.decode import compile_program
@@ -44,19 +45,40 @@ class Emulator:
         if launch.block != (WARP * kernel.warps, 1, 1) or launch.shared != kernel.shared:
             raise Fault(f"{kernel.name}: launched with {launch.block} threads, {launch.shared} bytes of shared memory")
         program = _parsed(self.rewrite(kernel.ptx) if self.rewrite else kernel.ptx)
-        compiled = compile_program(program, _parameters(program, launch.parameters))
-        memory, threads = Memory(launch.tensors), launch.block[0]
-        x, y, z = launch.grid
-        numbers = np.arange(x * y * z, dtype=np.int64)
-        places = np.stack([numbers % x, numbers // x % y, numbers // (x * y)], 1)
-        each = max(1, _MOST_THREADS // threads)
-        for first in range(0, len(places), each):
-            machine = Machine(
-                threads, places[first : first + each], launch.grid, launch.shared, memory, compiled.registers
-            )
-            compiled.run(machine)
-            self.steps += machine.steps
+        values = _parameters(program, launch.parameters)
+        self.steps += execute(program, values, launch.tensors, launch.grid, launch.block[0], launch.shared)
         self.kernels.append(kernel.name)
+
+
+def execute(
+    program: Program,
+    parameters: dict[str, Any],
+    tensors: tuple[Tensor, ...],
+    grid: tuple[int, int, int],
+    threads: int,
+    shared: int,
+) -> int:
+    """Runs a grid of programs on the memory of `tensors`; how many instructions that took, side by side.
+
+    Args:
+        parameters: by name, numpy numbers of their PTX types.
+        threads: of a program.
+        shared: bytes of shared memory of a program.
+
+    Raises:
+        Fault: the kernel misbehaved.
+        NotEmulated: it has an instruction that is not known here.
+    """
+    compiled, memory = compile_program(program, parameters), Memory(tensors)
+    x, y, z = grid
+    numbers = np.arange(x * y * z, dtype=np.int64)
+    places = np.stack([numbers % x, numbers // x % y, numbers // (x * y)], 1)
+    each, steps = max(1, _MOST_THREADS // threads), 0
+    for first in range(0, len(places), each):
+        machine = Machine(threads, places[first : first + each], grid, shared, memory, compiled.registers)
+        compiled.run(machine)
+        steps += machine.steps
+    return steps
 
 
 def _parameters(program: Program, packed: Any) -> dict[str, Any]:

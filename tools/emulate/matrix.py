@@ -86,8 +86,7 @@ def _mma(decoder: Decoder, instruction: Instruction) -> Step:
     def step(m: Machine, mask: Mask) -> None:
         _whole(mask, 32)
         a, b, c = (
-            np.stack([m.over_threads(read(m)) for read in each], 1).reshape(m.size // 32, 32, -1)
-            for each in sources
+            np.stack([m.over_threads(read(m)) for read in each], 1).reshape(m.size // 32, 32, -1) for each in sources
         )
         left = np.empty((len(a), rows, depth))
         right = np.empty((len(a), columns, depth))

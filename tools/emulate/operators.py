@@ -1,7 +1,7 @@
 """The one place that knows how the library's GPU operators are reached: CPU tensors, the CUDA registrations.
 
-Within `on_gpu` every call of ``torch.ops.lconv_fast.*`` goes to what the library registered for CUDA. Autograd stands
-above, and PyTorch's dispatcher is asked by operator and key: no name of a file or function in lconv_fast/ops/gpu is used.
+Within `on_gpu` every call of ``torch.ops.lconv_fast.*`` goes to what the library registered for CUDA, which PyTorch's
+dispatcher is asked for: no file or function of lconv_fast/ops/gpu is named. Autograd stands above.
 """
 
 from __future__ import annotations
