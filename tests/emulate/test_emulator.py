@@ -56,6 +56,9 @@ def test_arithmetic_against_integers_of_python():
     def wrapped(v: int) -> int:
         return (v + 2**31) % 2**32 - 2**31
 
+    def turned(v: int) -> int:
+        return int.from_bytes((v % 2**32).to_bytes(4, "big"), "little")
+
     thread = range(64)
     for body, expected in (
         ("mul.lo.s32 %r6, %r5, %r5;", [wrapped(v * v) for v in x]),
@@ -65,7 +68,7 @@ def test_arithmetic_against_integers_of_python():
         ("sub.s32 %r7, %r1, 9; rem.s32 %r6, %r7, 4;", [(t - 9) - 4 * int((t - 9) / 4) for t in thread]),
         ("sub.s32 %r7, %r1, 9; shr.s32 %r6, %r7, 1;", [(t - 9) >> 1 for t in thread]),
         ("shl.b32 %r6, %r5, 33;", [0] * 64),
-        ("prmt.b32 %r6, %r5, 0, 0x0123U;", [wrapped(int.from_bytes((v % 2**32).to_bytes(4, "big"), "little")) for v in x]),
+        ("prmt.b32 %r6, %r5, 0, 0x0123U;", [wrapped(turned(v)) for v in x]),
         ("setp.lt.s32 %p1, %r1, 7; selp.b32 %r6, 5, 6, %p1;", [5 if t < 7 else 6 for t in thread]),
         ("shfl.sync.bfly.b32 %r6, %r1, 3, 31, -1;", [t ^ 3 for t in thread]),
         ("lop3.b32 %r6, %r5, %r1, 3, 0xca;", [wrapped((v & t) | (~v & 3)) for v, t in zip(x, thread, strict=True)]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
 import traceback
@@ -22,7 +23,7 @@ from tools.emulate.launch import Emulator
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.emulate", description=__doc__.splitlines()[0])
     parser.add_argument("--chip", choices=CHIPS, default="sm_90")
-    parser.add_argument("--cases", default="representative", help="representative, marching or full")
+    parser.add_argument("--cases", default="representative", help="representative, earlier (of it), marching, full")
     parser.add_argument("--only", default="", help="cases whose text holds this")
     parser.add_argument("--shard", default="0/1", help="k/n: every n-th case from the k-th on")
     parser.add_argument("--json", type=Path, help="rows of results, in a file that is whole after each")
@@ -58,7 +59,12 @@ def main() -> int:
             ran = sorted({name for r in rows for name in r["kernels"]})
             found = {"rows": rows, "ran": ran, "not_run": sorted(kernel_names() - set(ran))}
             options.json.write_text(json.dumps(found, indent=1))
-    print(f"{len(rows) - wrong} of {len(rows)} cases agree on {options.chip} under Triton {triton.__version__}")
+    used = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = sum(u.ru_utime + u.ru_stime for u in used)
+    print(
+        f"{len(rows) - wrong} of {len(rows)} cases agree on {options.chip} under Triton {triton.__version__}, "
+        f"{emulator.steps} instructions, {seconds:.0f} seconds of processor"
+    )
     return 1 if wrong else 0
 
 

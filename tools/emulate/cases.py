@@ -178,4 +178,6 @@ def _everything() -> Iterator[Case]:
 
 
 FULL = [*REPRESENTATIVE, *_marching(), *_everything()]
-SETS = {"representative": REPRESENTATIVE, "marching": list(_marching()), "full": FULL}
+# What compiles to other instructions on sm_80: products of one warp in every type.
+EARLIER = [REPRESENTATIVE[k] for k in (0, 1, 4, 6, 10, 11, 14, 16)]
+SETS = {"representative": REPRESENTATIVE, "earlier": EARLIER, "marching": list(_marching()), "full": FULL}

@@ -171,16 +171,20 @@ def _loaded(load: Callable, name: str, cubin: bytes, shared: int, device: int):
     return module, function, registers_of(cubin), spills, threads
 
 
+_REGISTER_COUNT = bytes((4, 0x2F, 8, 0))  # of an entry in .nv.info: a symbol and a number follow
+
+
 def registers_of(cubin: bytes) -> int:
-    """Registers of a thread: in an ELF file of machine code, the high byte of sh_info of the kernel's section."""
+    """Registers of a thread, from the notes in an ELF file of machine code."""
     (table,) = struct.unpack_from("<Q", cubin, 40)
     size, count, names = struct.unpack_from("<HHH", cubin, 58)
     sections = [struct.unpack_from("<IIQQQQIIQQ", cubin, table + size * k) for k in range(count)]
-    for name, _, _, _, _, _, _, info, _, _ in sections:
+    for name, _, _, _, offset, length, *_ in sections:
         start = sections[names][4] + name
-        if cubin[start : start + 6] == b".text.":
-            return info >> 24
-    raise ValueError("no machine code in this file")
+        if cubin[start : cubin.index(0, start)] == b".nv.info":
+            place = cubin.index(_REGISTER_COUNT, offset, offset + length)
+            return struct.unpack_from("<I", cubin, place + 8)[0]
+    raise ValueError("no notes on registers in this file")
 
 
 def _warps_and_shared(metadata: Path) -> dict[str, int]:
