@@ -12,7 +12,7 @@ from typing import Any
 from tools.emulate.driver import Kernel, Launch, registers_of
 from tools.gpu_model.layers import ITEM, Layer
 from tools.gpu_model.sass import main_loop, parse
-from tools.gpu_model.simulate import Steady, simulate
+from tools.gpu_model.simulate import WARP_BYTES, Steady, simulate
 
 CLOCK = 1.8e9
 MULTIPROCESSORS = 132
@@ -85,7 +85,7 @@ def _launch(layer: Layer, launch: Launch) -> dict[str, Any]:
     lines = 2 * layer.ndim - 1 if name == "apply" else 3
     fresh = set(loads[lines - 1 :: lines])
     stores = sum(i.unit == "store" for i in loop)
-    scale = (len(fresh) + stores) * 512 * kernel.warps / step_bytes
+    scale = (len(fresh) + stores) * WARP_BYTES * kernel.warps / step_bytes
     most = resident(kernel)
     rounds, rest = divmod(-(-programs // MULTIPROCESSORS), most)
     each = steps / programs

@@ -1,4 +1,4 @@
-"""NVIDIA machine code (sm_80, sm_90) as `cuobjdump -sass` prints it: instructions with their control codes, and loops."""
+"""NVIDIA machine code (sm_80, sm_90) as `cuobjdump -sass` prints it: instructions, their control codes, loops."""
 
 from __future__ import annotations
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from tools.gpu_model.sass import Sass
 
-STEPS, SETTLED = 14, 4  # simulated, and left out of the average
+STEPS, SETTLED = 20, 6  # simulated, and left out of the average
 # Cycles, as published microbenchmarks of these chips have them, or near to it; none was measured here.
 LATENCY = {"memory": 700, "first level": 40, "shared load": 28, "shared store": 20, "product": 32, "alu": 25}
 _SHARED_CYCLES = {"128": 16, "M88.4": 16}
 _GLOBAL_CYCLES = {"128": 16, "64": 8}
+WARP_BYTES = 512  # of a 16-byte load or store by a warp
 _BURST = 2000  # cycles that unused bandwidth is kept for: queues of the memory
 
 
@@ -85,10 +86,10 @@ def simulate(loop: list[Sass], fresh: set[int], programs: int, warps: int, bytes
         if unit == "load":
             done, why = max(now, free["memory"]) + LATENCY["first level"], "first-level cache"
             if w.place in fresh:
-                memory = max(memory, now - _BURST) + 512 / bytes_per_cycle
+                memory = max(memory, now - _BURST) + WARP_BYTES / bytes_per_cycle
                 done, why = max(now, memory) + LATENCY["memory"], "memory"
         elif unit == "store":
-            memory = max(memory, now - _BURST) + 512 / bytes_per_cycle
+            memory = max(memory, now - _BURST) + WARP_BYTES / bytes_per_cycle
             done, why = max(now + LATENCY["shared store"], memory - _BURST), "memory"
         elif unit in ("shared load", "shared store"):
             done, why = max(now, free["memory"]) + LATENCY[unit], "shared memory"
@@ -114,6 +115,9 @@ def simulate(loop: list[Sass], fresh: set[int], programs: int, warps: int, bytes
         now += 1
     first, end = SETTLED * len(all_warps), len(marks) - len(all_warps)
     per_step = (marks[end] - marks[first]) / (end - first) * len(all_warps)
+    # Bandwidth saved before the steps that count is no bandwidth in the long run.
+    transfers = len(fresh) + sum(i.unit == "store" for i in loop)
+    per_step = max(per_step, len(all_warps) * transfers * WARP_BYTES / bytes_per_cycle)
     return Steady(per_step, issued / now, {why: cycles / now for why, cycles in stalls.most_common()})
 
 
