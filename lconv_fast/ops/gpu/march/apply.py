@@ -178,7 +178,18 @@ def march_apply_kernel(
     # W stays in shared memory all along.
     w = ()
     for q in tl.static_range(channel_blocks * stack_count):
-        w = w + (weight_stack(weight, group, q // stack_count, stacks[q % stack_count], stencil, o, outs),)
+        w = w + (
+            weight_stack(
+                weight,
+                group,
+                q // stack_count,
+                stacks[q % stack_count][0],
+                stacks[q % stack_count][1],
+                stencil,
+                o,
+                outs,
+            ),
+        )
     x_out = as_type(x_tile, index) * BM + point_order(BM, warps)
     start = tl.zeros((BM, BN), tl.float32)
     if has_bias:

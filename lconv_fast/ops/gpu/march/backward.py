@@ -180,7 +180,11 @@ def march_backward_kernel(
     w = ()
     totals = ()
     for q in tl.static_range(channel_blocks * stack_count):
-        w = w + (weight_stack(weight, group, q // stack_count, stacks[q % stack_count], stencil, c, ins),)
+        w = w + (
+            weight_stack(
+                weight, group, q // stack_count, stacks[q % stack_count][0], stacks[q % stack_count][1], stencil, c, ins
+            ),
+        )
         totals = totals + (tl.zeros((CHANNELS * stacks[q % stack_count][1], BN), tl.float32),)
 
     x = as_type(x_tile, index) * BM + tl.arange(0, BM)

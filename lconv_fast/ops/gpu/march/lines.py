@@ -120,14 +120,13 @@ def weight_stack(
     weight,
     group,
     block: tl.constexpr,
-    stack: tl.constexpr,
+    first: tl.constexpr,
+    size: tl.constexpr,
     stencil: tl.constexpr,
     o,
     outs,
 ):
     """What a stack of permuted tiles of one block of channels is multiplied with; zero where it repeats the last."""
-    first: tl.constexpr = stack[0]
-    size: tl.constexpr = stack[1]
     rows: tl.constexpr = stencil.generators + stencil.identity
     k = tl.arange(0, 2 * PAIRS * size)
     row = first + k // (2 * PAIRS)
