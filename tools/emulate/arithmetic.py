@@ -96,7 +96,7 @@ def _arithmetic(decoder: Decoder, instruction: Instruction) -> Step:
         narrow = [decoder.source(o, k) for o, k in zip(instruction.operands[1:], kinds, strict=True)]
 
         def widened(m: Machine, mask: Mask) -> None:
-            values = [np.asarray(read(m)).astype(dtype) for read in narrow]
+            values: list[Any] = [np.asarray(read(m)).astype(dtype) for read in narrow]
             result = values[0] * values[1]
             write(m, result + values[2] if len(values) > 2 else result, mask)
 

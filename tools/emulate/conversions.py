@@ -10,7 +10,7 @@ from tools.emulate.chips import WARP
 from tools.emulate.decode import Decoder
 from tools.emulate.faults import NotEmulated
 from tools.emulate.machine import Machine, Mask, Step
-from tools.emulate.numbers import dtype_of, from_half, pack, to_half
+from tools.emulate.numbers import Array, dtype_of, from_half, pack, to_half
 from tools.emulate.ptx import Instruction, Vector
 
 _HALVES = ("f16", "bf16")
@@ -37,7 +37,7 @@ def _join(decoder: Decoder, instruction: Instruction, value: Vector) -> Step:
     parts = [decoder.source(item, f"b{width}") for item in value.items]
 
     def step(m: Machine, mask: Mask) -> None:
-        result = np.zeros(m.size, dtype)
+        result: Array = np.zeros(m.size, dtype)
         for k, part in enumerate(parts):
             result |= np.asarray(part(m)).astype(dtype) << dtype(width * k)
         write(m, result, mask)
@@ -69,7 +69,7 @@ def _convert(decoder: Decoder, instruction: Instruction) -> Step:
             values = [m.over_threads(read(m)) for read in (low, high)]
             if relu:
                 values = [np.maximum(v, np.float32(0)) for v in values]
-            write(m, pack(*values, to.removesuffix("x2")), mask)
+            write(m, pack(values[0], values[1], to.removesuffix("x2")), mask)
 
         return packed
     read = decoder.source(instruction.operands[1], "b16" if kind in _HALVES else kind)

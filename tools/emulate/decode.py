@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.emulate.faults import NotEmulated
 from tools.emulate.machine import RETURN, Compiled, Machine, Mask, Step, poison
-from tools.emulate.numbers import dtype_of
+from tools.emulate.numbers import BITS, dtype_of
 from tools.emulate.ptx import Address, Instruction, Operand, Program, Vector
 from tools.emulate.shared import SHARED_BASE
 
@@ -34,7 +34,7 @@ class Decoder:
         return len(self._registers)
 
     @staticmethod
-    def _bits(name: str) -> type:
+    def _bits(name: str) -> type[Any]:
         """What a register holds: unsigned bits, or bool."""
         return dtype_of(_WIDTHS[name.rstrip("0123456789")])
 
@@ -60,7 +60,7 @@ class Decoder:
 
         return read
 
-    def _constant(self, text: str, dtype: type):
+    def _constant(self, text: str, dtype: type[Any]):
         if text[:2] in ("0f", "0F"):
             return np.array(struct.unpack(">f", bytes.fromhex(text[2:]))[0], np.float32).view(np.uint32).view(dtype)[()]
         if text[:2] in ("0d", "0D"):
@@ -71,8 +71,7 @@ class Decoder:
         if dtype is np.bool_:
             return np.bool_(number != 0)
         width = 8 * np.dtype(dtype).itemsize
-        bits = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}[width](number & ((1 << width) - 1))
-        return bits.view(dtype)
+        return BITS[width // 8](number & ((1 << width) - 1)).view(dtype)
 
     def sink(self, operand: Operand) -> Sink:
         if operand == "_":

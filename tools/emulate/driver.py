@@ -205,6 +205,6 @@ def _tell_torch(chip: Chip) -> None:
         regs_per_multiprocessor=REGISTERS,
         warp_size=WARP,
     )
-    torch.cuda.get_device_properties = lambda device=None: properties
+    torch.cuda.get_device_properties = lambda device=None: properties  # type: ignore[assignment,return-value]
     torch.cuda.get_device_name = lambda device=None: chip.name
     torch.cuda.get_device_capability = lambda device=None: (chip.major, chip.minor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,12 +128,10 @@ def _buffer(group: list) -> Buffer:
 
 def _view(buffer: Buffer, item: int) -> Array:
     """The memory itself, from an aligned address on."""
-    import ctypes
-
     first = buffer.start - buffer.start % _ALIGNED
     count = -(-(buffer.end - first) // item)
     raw = (ctypes.c_uint8 * (count * item)).from_address(first)
-    return np.frombuffer(raw, BITS[item])
+    return np.frombuffer(memoryview(raw).cast("B"), BITS[item])
 
 
 def _items(buffer: Buffer, offset: Array, size: int, item: int) -> Array:

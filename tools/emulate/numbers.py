@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 Array = np.ndarray
-BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-_FLOATS = {16: np.float16, 32: np.float32, 64: np.float64}
-_SIGNED = {8: np.int8, 16: np.int16, 32: np.int32, 64: np.int64}
-_UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+BITS: dict[int, type[Any]] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_FLOATS: dict[int, type[Any]] = {16: np.float16, 32: np.float32, 64: np.float64}
+_SIGNED: dict[int, type[Any]] = {8: np.int8, 16: np.int16, 32: np.int32, 64: np.int64}
+_UNSIGNED: dict[int, type[Any]] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 
 
-def dtype_of(kind: str) -> type:
+def dtype_of(kind: str) -> type[Any]:
     """The numpy type of a PTX type such as ``s32``, ``b64``, ``f32`` or ``pred``."""
     if kind == "pred":
         return np.bool_

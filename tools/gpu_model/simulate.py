@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from tools.gpu_model.sass import Sass
@@ -46,9 +46,9 @@ def simulate(loop: list[Sass], fresh: set[int], programs: int, warps: int, bytes
         bytes_per_cycle: of the DRAM, for this scheduler, on the scale of the loop's own loads and stores.
     """
     all_warps = [Warp(p, ready=97.0 * (p * warps + w)) for p in range(programs) for w in range(warps)]
-    free: Counter[str] = Counter()  # when a pipe takes its next instruction
+    free: defaultdict[str, float] = defaultdict(float)  # when a pipe takes its next instruction
     arrived: Counter[tuple[int, tuple[int, int]]] = Counter()
-    stalls: Counter[str] = Counter()
+    stalls: defaultdict[str, float] = defaultdict(float)
     memory, now, last = 0.0, 0.0, all_warps[0]
     issued, marks = 0, []
 
@@ -118,10 +118,10 @@ def simulate(loop: list[Sass], fresh: set[int], programs: int, warps: int, bytes
     # Bandwidth saved before the steps that count is no bandwidth in the long run.
     transfers = len(fresh) + sum(i.unit == "store" for i in loop)
     per_step = max(per_step, len(all_warps) * transfers * WARP_BYTES / bytes_per_cycle)
-    return Steady(per_step, issued / now, {why: cycles / now for why, cycles in stalls.most_common()})
+    return Steady(per_step, issued / now, {why: cycles / now for why, cycles in stalls.items()})
 
 
-def _pipe(i: Sass, free: Counter[str]) -> str | None:
+def _pipe(i: Sass, free: defaultdict[str, float]) -> str | None:
     if i.unit == "fma":
         return "fma heavy" if free["fma heavy"] <= free["fma lite"] else "fma lite"
     return {
