@@ -84,7 +84,7 @@ def simulate(loop: list[Sass], fresh: set[int], programs: int, warps: int, bytes
             free[pipe] = now + _cycles(i)
         done, why = now + LATENCY["alu"], "dependence"
         if unit == "load":
-            done, why = max(now, free["memory"]) + LATENCY["first level"], "first-level cache"
+            done, why = max(now, free["load-store"]) + LATENCY["first level"], "first-level cache"
             if w.place in fresh:
                 memory = max(memory, now - _BURST) + WARP_BYTES / bytes_per_cycle
                 done, why = max(now, memory) + LATENCY["memory"], "memory"
@@ -92,7 +92,7 @@ def simulate(loop: list[Sass], fresh: set[int], programs: int, warps: int, bytes
             memory = max(memory, now - _BURST) + WARP_BYTES / bytes_per_cycle
             done, why = max(now + LATENCY["shared store"], memory - _BURST), "memory"
         elif unit in ("shared load", "shared store"):
-            done, why = max(now, free["memory"]) + LATENCY[unit], "shared memory"
+            done, why = max(now, free["load-store"]) + LATENCY[unit], "shared memory"
         elif unit == "product":
             free["tensor"] = max(free["tensor"], now) + _product_cycles(i)
             w.products = free["tensor"] + LATENCY["product"]
