@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from lconv_fast import functional
+from lconv_fast import convert, functional
 from lconv_fast.explain import Explanation, explain
 from lconv_fast.generators import (
     AffineGenerators,
@@ -28,6 +28,7 @@ __all__ = [
     "LConv3d",
     "LConvGraph",
     "StencilGenerators",
+    "convert",
     "discovery",
     "explain",
     "functional",
