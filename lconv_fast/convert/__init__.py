@@ -1,5 +1,7 @@
 """Convolutions, graph convolutions and whole models as L-convs, with proof, and L-convs as plain operators."""
 
 from lconv_fast.convert.conv import from_conv, to_conv
+from lconv_fast.convert.gcn import from_gcn
+from lconv_fast.convert.swap import Report, swap
 
-__all__ = ["from_conv", "to_conv"]
+__all__ = ["Report", "from_conv", "from_gcn", "swap", "to_conv"]

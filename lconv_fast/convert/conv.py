@@ -110,9 +110,7 @@ def to_conv(layer: LConv) -> nn.Module:
     return conv.train(layer.training)
 
 
-def _symmetric(
-    offsets: list[tuple[int, ...]], stride: tuple[int, ...], mode: str
-) -> tuple[Kernel, tuple[int, ...]]:
+def _symmetric(offsets: list[tuple[int, ...]], stride: tuple[int, ...], mode: str) -> tuple[Kernel, tuple[int, ...]]:
     """The smallest kernel with the natural padding of nn.Conv that has these taps, and its point at offset 0."""
     dilation, low, high = [], [], []
     for axis in zip(*offsets, strict=True):

@@ -58,9 +58,7 @@ class Kernel:
 
     def offsets(self, center: tuple[int, ...]) -> list[tuple[int, ...]]:
         """The taps in row-major order, seen from the point `center` of the kernel."""
-        axes = [
-            [d * k - c for k in range(count)] for d, count, c in zip(self.dilation, self.size, center, strict=True)
-        ]
+        axes = [[d * k - c for k in range(count)] for d, count, c in zip(self.dilation, self.size, center, strict=True)]
         return list(itertools.product(*axes))
 
     def holds(self, center: tuple[int, ...]) -> bool:
