@@ -13,7 +13,7 @@ from lconv_fast.convert.taps import Taps, constant_taps
 from lconv_fast.generators import StencilGenerators
 
 
-def from_conv(conv: nn.Module) -> LConv:
+def from_conv(conv: Any) -> LConv:
     """The L-conv with shift generators that equals a convolution, eq. (18) of Dehmamy et al. 2021.
 
         sum_k K_k f(x + o_k) = W^0 f + sum_i W^i (L_i f),   (L_i f)(x) = f(x + o_i),   W^i = K_i,   o_0 = 0
@@ -42,7 +42,7 @@ def from_conv(conv: nn.Module) -> LConv:
     origin = offsets.index((0,) * kernel.ndim)
     others = offsets[:origin] + offsets[origin + 1 :]
     coefficients = torch.eye(len(others)) if others else torch.zeros(1, 1)
-    generators = StencilGenerators(coefficients, others or offsets, padding_mode=frame.padding_mode)
+    generators = StencilGenerators(coefficients, torch.tensor(others or offsets), padding_mode=frame.padding_mode)
     layer = like_conv(conv, frame, generators)
     with torch.no_grad():
         taps = conv.weight.flatten(2).movedim(2, 0)  # (K, out, in / groups)
@@ -138,7 +138,7 @@ def unlike_conv(conv: nn.Module) -> str | None:
     base = next((c for c in CONVS.values() if isinstance(conv, c)), None)
     if base is None:
         return "it is none of the three"
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in conv.parameters()):
+    if any(nn.parameter.is_lazy(p) for p in conv.parameters()):
         return "its channels are not known before the first input"
     kind: Any = type(conv)
     own = [name for name in ("forward", "_conv_forward", "__call__") if getattr(kind, name) is not getattr(base, name)]

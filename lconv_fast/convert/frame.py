@@ -1,8 +1,9 @@
 """Where the outputs of nn.Conv lie among those of an L-conv, and L-convs that stand at just those points.
 
-With n points of padding in all on an axis, a kernel of K taps and dilation D gives floor((size + n - D (K-1) - 1) /
-stride) + 1 outputs, an L-conv ceil(size / stride): the same if n = D (K - 1), the padding that nn.Conv calls "same". For
-any other, the L-conv runs on a padded array, and outputs that the convolution lacks are dropped.
+With n points of padding in all on an axis, a kernel of K taps and dilation D gives
+floor((size + n - D (K - 1) - 1) / stride) + 1 outputs, an L-conv ceil(size / stride): the same if n = D (K - 1), the
+padding that nn.Conv calls "same". For any other, the L-conv runs on a padded array, and outputs that the convolution
+lacks are dropped.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Kernel:
 class Frame:
     """An L-conv's point at `center` of the kernel, for the outputs of a convolution.
 
-    The input is padded as for the convolution, then by `fill` zeros at the low end, which make a multiple of the stride
-    of its first output's place; the L-conv's first `drop` outputs, and those beyond the convolution's last, are dropped.
+    The input is padded as for the convolution, then by `fill` zeros at the low end, which make the first output's place
+    a multiple of the stride; the L-conv's first `drop` outputs and those beyond the convolution's last are dropped.
     """
 
     kernel: Kernel
@@ -158,15 +159,15 @@ class _Framed(nn.Module):
 
 
 class FramedLConv1d(_Framed, LConv1d):
-    __doc__ = _Framed.__doc__
+    __doc__ = f"{_Framed.__doc__}"
 
 
 class FramedLConv2d(_Framed, LConv2d):
-    __doc__ = _Framed.__doc__
+    __doc__ = f"{_Framed.__doc__}"
 
 
 class FramedLConv3d(_Framed, LConv3d):
-    __doc__ = _Framed.__doc__
+    __doc__ = f"{_Framed.__doc__}"
 
 
 PLAIN: dict[int, type[Any]] = {1: LConv1d, 2: LConv2d, 3: LConv3d}

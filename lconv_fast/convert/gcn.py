@@ -14,7 +14,7 @@ from lconv_fast.graph import GraphGenerators, LConvGraph
 def from_gcn(conv: nn.Module, edge_index: Tensor, num_nodes: int, edge_weight: Tensor | None = None) -> LConvGraph:
     """The L-conv on a graph that equals a GCNConv of PyTorch Geometric: L = D^-1/2 A D^-1/2, W^0 = 0, W^1 = its weight.
 
-    A has the self loops that the convolution adds (of weight 1, or 2 if `improved`); D sums A over each target's edges.
+    A has the self loops that the convolution adds (of weight 1, or 2 if `improved` and there are edge weights); D sums A over each target's edges.
     What the convolution normalizes at each call is computed here once, for this graph. W^0 is zero, and a parameter
     like the others: training the layer trains a residual term as well.
 
@@ -37,7 +37,7 @@ def from_gcn(conv: nn.Module, edge_index: Tensor, num_nodes: int, edge_weight: T
     if getattr(module, "flow", "source_to_target") != "source_to_target":
         raise ValueError(f"conv: expected flow='source_to_target', got {module.flow!r}")
     weight = module.lin.weight
-    if isinstance(weight, nn.parameter.UninitializedTensorMixin):
+    if nn.parameter.is_lazy(weight):
         raise TypeError("conv: expected a weight of known shape, got one that is made at the first input")
     # Edges are checked by the class before they are used as indices.
     given = torch.ones(edge_index.shape[-1]) if edge_weight is None else edge_weight
@@ -46,7 +46,9 @@ def from_gcn(conv: nn.Module, edge_index: Tensor, num_nodes: int, edge_weight: T
     edges, w = plain.edge_index.to(weight.device), plain.edge_weight[0].to(weight.device)
     if module.normalize:
         if module.add_self_loops:
-            edges, w = _with_loops(edges, w, num_nodes, 2.0 if module.improved else 1.0)
+            # Without edge weights, GCNConv gives all edges weight 1 once the loops are there, whatever `improved` says.
+            fill = 2.0 if module.improved and edge_weight is not None else 1.0
+            edges, w = _with_loops(edges, w, num_nodes, fill)
         source, target = edges
         degree = torch.zeros(num_nodes, dtype=w.dtype, device=w.device).index_add_(0, target, w)
         root = degree.rsqrt().masked_fill(degree == 0, 0.0)

@@ -73,12 +73,13 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{len(self.replaced)} convolutions replaced, {len(self.left)} left"]
-        width = max([len(entry.path) for entry in [*self.replaced, *self.left]], default=0)
+        paths = [entry.path for entry in self.replaced] + [entry.path for entry in self.left]
+        width = max(map(len, paths), default=0)
         for entry in self.replaced:
             distance = "fresh weights" if entry.distance is None else f"distance {entry.distance:.2e}"
             kernel = Kernel.of(entry.conv)
             lines.append(f"  {entry.path:{width}}  {'x'.join(map(str, kernel.size)):6}  {distance}")
-        lines += [f"  {entry.path:{width}}  left: {entry.reason}" for entry in self.left]
+        lines += [f"  {left.path:{width}}  left: {left.reason}" for left in self.left]
         return "\n".join(lines)
 
 
@@ -125,7 +126,7 @@ def swap(
     report = Report(model)
     maker = _Maker(generators, init, generator_keywords)
     tied = _tied(model)
-    made: dict[nn.Module, LConv] = {}
+    made: dict[nn.Module, nn.Module] = {}
     refused: dict[nn.Module, str] = {}
     failures: list[ValueError] = []
     for path, module in model.named_modules(remove_duplicate=False):
@@ -141,9 +142,9 @@ def swap(
             )
             if reason is None:
                 try:
-                    layer, distance = maker.make(module)
-                    made[module] = layer
-                    report.replaced.append(Replaced(path, module, layer, distance))
+                    new, distance = maker.make(module)
+                    made[module] = new
+                    report.replaced.append(Replaced(path, module, new, distance))
                 except ValueError as error:
                     reason = str(error)
                     failures.append(ValueError(f"{path}: {error}"))
@@ -238,7 +239,7 @@ def _chooser(where: Where) -> Callable[[str, nn.Module], bool]:
 
 
 def _storage(parameter: torch.Tensor) -> Any:
-    if isinstance(parameter, nn.parameter.UninitializedTensorMixin) or parameter.is_meta or not parameter.numel():
+    if nn.parameter.is_lazy(parameter) or parameter.is_meta or not parameter.numel():
         return id(parameter)
     return parameter.untyped_storage().data_ptr(), parameter.device
 

@@ -15,7 +15,8 @@ KINDS = ("constant", "sampled", "affine")
 
 @dataclass(frozen=True)
 class Taps:
-    """L_i f(x) = sum_a v[i,a](x) (D_a f)(x), D_a f(x) = sum over the taps j of component a of weights[j] f(x + taps[j]).
+    """L_i f(x) = sum_a v[i,a](x) (D_a f)(x), with (D_a f)(x) = sum over the taps j of component a of
+    weights[j] f(x + taps[j]).
 
     v holds, by `kind`: "constant" (n_L, m), "sampled" (n_L, m, *spatial), "affine" (n_L, m, n + 1), whose last number
     is v at x = 0. With `transposed`, L_i^T stands for L_i.
