@@ -13,12 +13,14 @@ from lconv_fast.generators import (
 )
 from lconv_fast.graph import GraphGenerators, LConvGraph
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d
+from lconv_fast.recursive import DerivativeLConv, MaxLConv, RecursiveLConv, flow
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AffineGenerators",
     "DenseGenerators",
+    "DerivativeLConv",
     "Explanation",
     "FieldGenerators",
     "Generators",
@@ -27,10 +29,13 @@ __all__ = [
     "LConv2d",
     "LConv3d",
     "LConvGraph",
+    "MaxLConv",
+    "RecursiveLConv",
     "StencilGenerators",
     "convert",
     "discovery",
     "explain",
+    "flow",
     "functional",
 ]
 

@@ -14,7 +14,8 @@ from lconv_fast.graph import GraphGenerators, LConvGraph
 def from_gcn(conv: nn.Module, edge_index: Tensor, num_nodes: int, edge_weight: Tensor | None = None) -> LConvGraph:
     """The L-conv on a graph that equals a GCNConv of PyTorch Geometric: L = D^-1/2 A D^-1/2, W^0 = 0, W^1 = its weight.
 
-    A has the self loops that the convolution adds (of weight 1, or 2 if `improved` and there are edge weights); D sums A over each target's edges.
+    A has the self loops that the convolution adds, of weight 1, or 2 if `improved` and there are edge weights; D sums A
+    over the edges of each target.
     What the convolution normalizes at each call is computed here once, for this graph. W^0 is zero, and a parameter
     like the others: training the layer trains a residual term as well.
 
