@@ -7,6 +7,7 @@ of one point. Constant generators become one ordinary convolution. No number dep
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -80,7 +81,7 @@ class LoweredGenerators(Generators):
         if self.taps.coordinate_scale is not None:
             scale = torch.full((), self.taps.coordinate_scale, dtype=f.dtype, device=f.device)
         else:
-            scale = torch.stack([axis[-1] for axis in axes]).amax()
+            scale = functools.reduce(torch.maximum, [axis[-1] for axis in axes])
             scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # one point
         result = v[..., n].reshape(*v.shape[:2], *[1] * n)
         for b, axis in enumerate(axes):
@@ -143,13 +144,15 @@ def _padded(f: Tensor, dim: int, low: int, high: int, mode: str) -> Tensor:
     size = f.shape[dim]
     if mode == "zeros":
         return F.pad(f, [0, 0] * (f.dim() - 1 - dim) + [low, high])
+    # Tensors in the place of numbers: exporters have no rules for index arithmetic with symbolic sizes.
+    last = torch.arange(size, device=f.device)[-1]
     index = torch.arange(low + high + size, device=f.device) - low
     if mode == "circular":
-        index = index % size
+        index = torch.remainder(index, last + 1)
     elif mode == "replicate":
-        index = index.clamp(0, size - 1)
+        index = torch.minimum(index.clamp(min=0), last)
     else:
-        index = (size - 1) - ((size - 1) - index.abs()).abs()
+        index = last - (last - index.abs()).abs()
     return f.index_select(dim, index)
 
 
