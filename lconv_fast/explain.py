@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from lconv_fast import _C, form
+from lconv_fast import _C
 from lconv_fast.generators import GridGenerators
-from lconv_fast.ops.schema import output_size
+from lconv_fast.ops.geometry import CoefficientKind, Geometry, output_size
 
 PATHS = {False: "direct: one product for each generator", True: "basis of a row: products for each axis (csrc/plan.h)"}
 
@@ -80,13 +80,14 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
             f"explain: expected a shape (N, {layer.in_channels}, *spatial) with {ndim} spatial axes, got {shape}"
         )
     spatial, batch = shape[-ndim:], shape[0] if len(shape) == ndim + 2 else 1
-    stencil = generators.stencil(spatial)
+    generators.check_shape(spatial)
+    stencil = generators.stencil()
     # A transposed basis computes all points and keeps some.
     stride = [1] * ndim if stencil.transposed else list(layer.stride)
-    geometry = form.Geometry.of(stencil, stride, layer.groups)
+    geometry = Geometry.of(stencil, spatial, stride, layer.groups)
     coefficients = generators.coefficients()
     count = generators.num_generators
-    plans = _C.plan(geometry.kind, count, geometry.taps, geometry.components, list(spatial), stride, batch)
+    plans = _C.plan(count, batch, *geometry)
     if stencil.transposed:  # L_i^T f is the gradient's operator, and the other way round
         plans["forward"], plans["input gradient"] = plans["input gradient"], plans["forward"]
 
@@ -121,7 +122,7 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
                 alternative=costs[1] / costs[0] if costs[0] else math.inf,
             )
         )
-    held = numbers if stencil.kind == "affine" else 0  # matrix and shift, joined
+    held = numbers if stencil.kind == CoefficientKind.AFFINE else 0  # matrix and shift, joined
     result = Explanation(
         layer=type(layer).__name__,
         input_shape=shape,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lconv_fast import algebras, differences, form, grid
 from lconv_fast.checks import check_float, check_generators, check_types
+from lconv_fast.ops.geometry import CoefficientKind, Stencil
 
 Self = TypeVar("Self", bound="Generators")
 
@@ -65,27 +66,29 @@ class GridGenerators(Generators):
     padding_mode: str
 
     @abstractmethod
-    def _stencil(self, spatial: tuple[int, ...]) -> form.Stencil:
-        """The taps on a grid, whose shape has been checked."""
+    def stencil(self) -> Stencil:
+        """The taps, which no size of the grid enters."""
 
     def _grid_shape(self) -> tuple[int, ...] | None:
         """The only grid these generators fit, None when any does."""
         return None
 
-    def stencil(self, spatial: tuple[int, ...]) -> form.Stencil:
-        """The taps on a grid of shape `spatial`. Raises ValueError when they do not fit it."""
+    def check_shape(self, spatial: tuple[int, ...]) -> None:
+        """Raises ValueError unless the generators act on a grid of shape `spatial`."""
         if len(spatial) != self.ndim:
             raise ValueError(f"input: expected {self.ndim} spatial axes, got spatial shape {tuple(spatial)}")
         fixed = self._grid_shape()
         if fixed is not None and tuple(spatial) != fixed:
             raise ValueError(f"input: expected the spatial shape {fixed} of the generators, got {tuple(spatial)}")
-        return self._stencil(tuple(spatial))
+        stencil = self.stencil()
+        grid.check_reach(stencil.taps, spatial, stencil.padding_mode)
 
     def forward(self, f: Tensor) -> Tensor:
         """L_i f for every i: (N, C, *spatial) -> (N, n_L, C, *spatial), differentiable to every order."""
         check_float("f", f, (self.ndim + 2,), f"(N, C, *spatial) with {self.ndim} spatial axes")
         spatial = tuple(f.shape[2:])
-        stencil, coefficients = self.stencil(spatial), self.coefficients()
+        self.check_shape(spatial)
+        stencil, coefficients = self.stencil(), self.coefficients()
         check_types(f, generators=coefficients)
         # One channel in, n_L channels out: row i of the weight picks L_i.
         count = self.num_generators
@@ -97,7 +100,7 @@ class GridGenerators(Generators):
 
     def to_dense(self, spatial_shape: tuple[int, ...]) -> Tensor:
         """The matrices (n_L, d, d), d = prod(spatial_shape), points in row-major order. For tests and small grids."""
-        self.stencil(tuple(spatial_shape))
+        self.check_shape(tuple(spatial_shape))
         points = torch.Size(spatial_shape).numel()
         v = self.coefficients()
         units = torch.eye(points, dtype=v.dtype, device=v.device).reshape(points, 1, *spatial_shape)
@@ -123,18 +126,14 @@ class _Derivations(GridGenerators):
 
     def _set_differences(self, accuracy: int, padding_mode: str) -> None:
         self._taps = _star(self.ndim, accuracy)
-        self.accuracy, self.padding_mode = accuracy, grid.check_padding_mode(padding_mode)
+        self.accuracy, self.padding_mode = accuracy, grid.padding_mode(padding_mode).name.lower()
 
     def _derivative_noise(self) -> float:
         """Variance of d_a f for white noise f."""
         return sum(w * w for w in differences.central(self.accuracy)[1])
 
-    def _star_stencil(self, kind: str, spatial: tuple[int, ...], **coordinates: Any) -> form.Stencil:
-        taps, weights, components = self._taps
-        grid.check_reach(taps, spatial, self.padding_mode)
-        return form.Stencil(
-            kind, taps, weights, components, spatial, self.padding_mode, transposed=self.transposed, **coordinates
-        )
+    def _star_stencil(self, kind: CoefficientKind, coordinate_scale: float | None = None) -> Stencil:
+        return Stencil(kind, *self._taps, grid.PADDING_MODES[self.padding_mode], coordinate_scale, self.transposed)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + f", accuracy={self.accuracy}"
@@ -204,14 +203,9 @@ class AffineGenerators(_Derivations):
     def coefficients(self) -> Tensor:
         return torch.cat([self.matrix, self.shift.unsqueeze(-1)], dim=-1)
 
-    def _stencil(self, spatial: tuple[int, ...]) -> form.Stencil:
+    def stencil(self) -> Stencil:
         scale = self.coordinate_scale
-        return self._star_stencil(
-            "affine",
-            spatial,
-            center=grid.center(spatial),
-            scale=grid.half_extent(spatial) if scale is None else float(scale),
-        )
+        return self._star_stencil(CoefficientKind.AFFINE, None if scale is None else float(scale))
 
     def mean_square(self) -> Tensor:
         """r_i = sum_a (shift_ia^2 + sum_b matrix_iab^2 / 3) * sum_k w_k^2: x uniform on [-1, 1]^n has mean x_b^2 = 1/3.
@@ -258,8 +252,8 @@ class FieldGenerators(_Derivations):
     def _grid_shape(self) -> tuple[int, ...]:
         return tuple(self.field.shape[2:])
 
-    def _stencil(self, spatial: tuple[int, ...]) -> form.Stencil:
-        return self._star_stencil("sampled", spatial)
+    def stencil(self) -> Stencil:
+        return self._star_stencil(CoefficientKind.SAMPLED)
 
     def mean_square(self) -> Tensor:
         """r_i = mean over x of |v_i(x)|^2, times sum_k w_k^2."""
@@ -303,7 +297,7 @@ class StencilGenerators(GridGenerators):
                 f"got shape {tuple(coefficients.shape)}"
             )
         self.num_generators, self.ndim = coefficients.shape[0], ndim
-        self.padding_mode = grid.check_padding_mode(padding_mode)
+        self.padding_mode = grid.padding_mode(padding_mode).name.lower()
         self.taps = tuple(tuple(int(o) for o in row) for row in offsets.tolist())
         self._keep("values", coefficients, learnable)
 
@@ -313,13 +307,11 @@ class StencilGenerators(GridGenerators):
     def _grid_shape(self) -> tuple[int, ...] | None:
         return tuple(self.values.shape[2:]) or None
 
-    def _stencil(self, spatial: tuple[int, ...]) -> form.Stencil:
-        grid.check_reach(self.taps, spatial, self.padding_mode)
+    def stencil(self) -> Stencil:
         count = len(self.taps)
-        kind = "sampled" if self.values.dim() > 2 else "constant"
-        return form.Stencil(
-            kind, self.taps, (1.0,) * count, tuple(range(count)), spatial, self.padding_mode, transposed=self.transposed
-        )
+        kind = CoefficientKind.SAMPLED if self.values.dim() > 2 else CoefficientKind.CONSTANT
+        mode = grid.PADDING_MODES[self.padding_mode]
+        return Stencil(kind, self.taps, (1.0,) * count, tuple(range(count)), mode, transposed=self.transposed)
 
     def mean_square(self) -> Tensor:
         """r_i = mean over x of sum_k s[i,k](x)^2 (for taps that differ)."""

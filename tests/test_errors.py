@@ -5,6 +5,7 @@ import torch
 
 import lconv_fast as lc
 from lconv_fast import differences
+from lconv_fast.ops.geometry import Geometry
 
 lconv = lc.functional.lconv
 AFFINE = lc.AffineGenerators.named("se")
@@ -82,16 +83,15 @@ def test_message(case, monkeypatch):
     def no_kernel(*_):
         raise AssertionError("a kernel ran")
 
-    monkeypatch.setattr("lconv_fast.form._contract", no_kernel)
+    monkeypatch.setattr("lconv_fast.form.calculus.evaluate", no_kernel)
     with pytest.raises(error, match=message):
         call()
 
 
 def test_operators_check_again():
     """Called past the Python checks, the operators refuse what would read beyond memory."""
-    from lconv_fast import form
 
-    geometry = form.Geometry.of(AFFINE.stencil((5, 6)), (1, 1), 1)
+    geometry = Geometry.of(AFFINE.stencil(), (5, 6), (1, 1), 1)
     v = AFFINE.coefficients()
     ops = torch.ops.lconv_fast
     x, w, g = X, torch.randn(4, 8, 4), torch.randn(2, 8, 5, 6)
