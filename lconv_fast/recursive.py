@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import check_float, check_types, positive_int
+from lconv_fast.checks import check_float, check_types, per_axis, positive_int
 from lconv_fast.functional import lconv
-from lconv_fast.generators import DenseGenerators, Generators, GridGenerators
+from lconv_fast.generators import Generators, GridGenerators
 
 
 def flow(x: Tensor, generators: Generators, t: Tensor | float, steps: int, *, order: int = 4) -> Tensor:
@@ -142,10 +142,11 @@ class DerivativeLConv(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(generators, (GridGenerators, DenseGenerators)):
+        if not isinstance(generators, GridGenerators):
             raise TypeError(f"generators: expected generators on a grid, got {type(generators).__name__}")
         ins, outs = positive_int("in_channels", in_channels), positive_int("out_channels", out_channels)
-        self.generators, self.stride, self.groups = generators, stride, positive_int("groups", groups)
+        self.generators, self.groups, self.ndim = generators, positive_int("groups", groups), generators.ndim
+        self.stride = per_axis("stride", stride, self.ndim)
         numbers, count = generators.coefficients(), generators.num_generators
         self.weight = nn.Parameter(numbers.new_empty(count, outs, ins // self.groups))
         self.bias = nn.Parameter(numbers.new_zeros(outs)) if bias else None
