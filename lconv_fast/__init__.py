@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from lconv_fast import convert, functional
+from lconv_fast import convert, functional, gconv
 from lconv_fast.explain import Explanation, explain
 from lconv_fast.generators import (
     AffineGenerators,
@@ -37,6 +37,7 @@ __all__ = [
     "explain",
     "flow",
     "functional",
+    "gconv",
 ]
 
 

@@ -4,6 +4,7 @@ from lconv_fast.convert.check import Comparison, check
 from lconv_fast.convert.conv import from_conv, to_conv
 from lconv_fast.convert.gcn import from_gcn
 from lconv_fast.convert.lower import lower
+from lconv_fast.convert.project import project
 from lconv_fast.convert.swap import Report, swap
 
-__all__ = ["Comparison", "Report", "check", "from_conv", "from_gcn", "lower", "swap", "to_conv"]
+__all__ = ["Comparison", "Report", "check", "from_conv", "from_gcn", "lower", "project", "swap", "to_conv"]

@@ -122,9 +122,9 @@ def swap(
         raise ValueError(f"init: expected one of {', '.join(INITS)}, got {init!r}")
     if not isinstance(generators, (str, Generators)):
         raise TypeError(f"generators: expected a name or a Generators object, got {type(generators).__name__}")
-    chosen = _chooser(where)
+    chosen = chooser(where)
     report = Report(model)
-    maker = _Maker(generators, init, generator_keywords)
+    maker = Maker(generators, init, generator_keywords)
     tied = _tied(model)
     made: dict[nn.Module, nn.Module] = {}
     refused: dict[nn.Module, str] = {}
@@ -170,7 +170,7 @@ def original(layer: nn.Module) -> nn.Module | None:
     return _ORIGINALS.get(layer)
 
 
-class _Maker:
+class Maker:
     """L-convs for convolutions; what layers of one geometry share is computed once."""
 
     def __init__(self, generators: str | Generators, init: str, keywords: dict[str, Any]) -> None:
@@ -227,7 +227,7 @@ def _fresh(layer: LConv, conv: Any) -> LConv:
     return layer
 
 
-def _chooser(where: Where) -> Callable[[str, nn.Module], bool]:
+def chooser(where: Where) -> Callable[[str, nn.Module], bool]:
     if where is None:
         return lambda path, module: True
     if callable(where):
