@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lconv_fast.checks import check_float, check_types, per_axis, positive_int
 from lconv_fast.functional import lconv
 from lconv_fast.generators import Generators, GridGenerators
+from lconv_fast.graph import GraphGenerators
 
 
 def flow(x: Tensor, generators: Generators, t: Tensor | float, steps: int, *, order: int = 4) -> Tensor:
@@ -37,14 +38,18 @@ def flow(x: Tensor, generators: Generators, t: Tensor | float, steps: int, *, or
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
     steps, order = positive_int("steps", steps), positive_int("order", order)
-    count, ndim = generators.num_generators, _axes(generators)
-    batched = (3,) if ndim is None else (ndim + 2,)
-    check_float("x", x, (batched[0] - 1, batched[0]), "(N, C, *spatial) or (C, *spatial) on the generators' grid")
-    f = x if x.dim() == batched[0] else x.unsqueeze(0)
+    count, axes = generators.num_generators, getattr(generators, "ndim", None)
+    if isinstance(generators, GraphGenerators):
+        axes = 1  # the nodes, whose channels come after them
+    # Generators without axes of their own take any number, batched.
+    dims = tuple(range(3, 16)) if axes is None else (axes + 1, axes + 2)
+    check_float("x", x, dims, "(N, C, *spatial) or (C, *spatial) on the generators' grid, or (N, nodes, C)")
+    unbatched = axes is not None and x.dim() == axes + 1
+    f = x.unsqueeze(0) if unbatched else x
     if not isinstance(t, Tensor):
         t = torch.tensor(float(t), dtype=x.dtype, device=x.device)
     check_types(x, t=t)
-    if t.shape not in {(), (count,), (f.shape[0], count)}:
+    if tuple(t.shape) not in ((), (count,)) and (t.dim() != 2 or tuple(t.shape) != (f.shape[0], count)):
         raise ValueError(f"t: expected shape (), ({count},) or ({f.shape[0]}, {count}), got {tuple(t.shape)}")
     rates = t.expand(count) if t.dim() == 0 else t
     for _ in range(steps):
@@ -52,12 +57,7 @@ def flow(x: Tensor, generators: Generators, t: Tensor | float, steps: int, *, or
         for power in range(1, order + 1):
             term = _generated(term, generators, rates / (steps * power))
             f = f + term
-    return f if x.dim() == batched[0] else f.squeeze(0)
-
-
-def _axes(generators: Generators) -> int | None:
-    """Spatial axes of a grid; None on graphs, whose channels come last."""
-    return getattr(generators, "ndim", None)
+    return f.squeeze(0) if unbatched else f
 
 
 def _generated(f: Tensor, generators: Generators, rates: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class RecursiveLConv(nn.Module):
         self.generators = generators.to(device=device, dtype=dtype)
         numbers, count = self.generators.coefficients(), generators.num_generators
         start = torch.as_tensor(t, dtype=dtype or numbers.dtype, device=numbers.device)
-        if start.shape not in {(), (count,)}:
+        if tuple(start.shape) not in ((), (count,)):
             raise ValueError(f"t: expected shape () or ({count},), got {tuple(start.shape)}")
         self.t = nn.Parameter(start.detach().expand(count).clone())
 
