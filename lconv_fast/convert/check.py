@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.convert.memory import peak_memory
 from lconv_fast.convert.swap import original
 
 
@@ -33,12 +32,18 @@ class Comparison:
     step_memory: tuple[int, int]
 
     def __str__(self) -> str:
-        rows = [
-            ("parameters", *(f"{n:,}" for n in self.parameters), self.parameters),
-            ("forward", *(f"{t * 1e3:.2f} ms" for t in self.forward), self.forward),
-            ("forward and backward", *(f"{t * 1e3:.2f} ms" for t in self.step), self.step),
-            ("peak memory, forward", *(f"{b / 2**20:.1f} MiB" for b in self.forward_memory), self.forward_memory),
-            ("peak memory, both", *(f"{b / 2**20:.1f} MiB" for b in self.step_memory), self.step_memory),
+        def memory(size: float) -> str:
+            return f"{size / 2**20:.1f} MiB"
+
+        def duration(seconds: float) -> str:
+            return f"{seconds * 1e3:.2f} ms"
+
+        rows: list[tuple[str, Callable[[float], str], tuple[float, float]]] = [
+            ("parameters", lambda count: f"{count:,}", self.parameters),
+            ("forward", duration, self.forward),
+            ("forward and backward", duration, self.step),
+            ("peak memory, forward", memory, self.forward_memory),
+            ("peak memory, both", memory, self.step_memory),
         ]
         gradient = "" if self.gradient_error is None else f", input gradients by {self.gradient_error:.1e}"
         lines = [
@@ -46,9 +51,9 @@ class Comparison:
             f"{self.output_difference:.1e}){gradient}",
             f"{'':22}{'before':>14}{'after':>14}{'after / before':>16}",
         ]
-        for name, before, after, pair in rows:
-            ratio = f"{pair[1] / pair[0]:.2f}" if pair[0] else "-"
-            lines.append(f"{name:22}{before:>14}{after:>14}{ratio:>16}")
+        for name, shown, (before, after) in rows:
+            ratio = f"{after / before:.2f}" if before else "-"
+            lines.append(f"{name:22}{shown(before):>14}{shown(after):>14}{ratio:>16}")
         return "\n".join(lines)
 
 
@@ -90,8 +95,7 @@ def check(model: nn.Module, batch: Any, *, repeats: int = 7) -> Comparison:
     def after() -> Iterator[None]:
         yield
 
-    inputs = [t.detach() for t in _tensors(batch)]
-    devices = sorted({t.device.index or 0 for t in inputs if t.is_cuda})
+    devices = sorted({p.device.index or 0 for p in [*_tensors(batch), *model.parameters()] if p.is_cuda})
     modes = [(module, module.training) for module in model.modules()]
     sides = (before, after)
     try:
@@ -110,10 +114,10 @@ def check(model: nn.Module, batch: Any, *, repeats: int = 7) -> Comparison:
                 for _ in range(repeats):
                     for k, side in enumerate(sides):
                         with side():
-                            seconds.setdefault((job, k), []).append(_seconds(lambda r=run: r(model, batch), devices))
+                            seconds.setdefault((job, k), []).append(_seconds(partial(run, model, batch), devices))
                 for k, side in enumerate(sides):
                     with side():
-                        memory[job, k] = peak_memory(lambda r=run: r(model, batch), devices)
+                        memory[job, k] = peak_memory(partial(run, model, batch), devices)
     finally:
         for module, training in modes:
             module.training = training
@@ -194,26 +198,3 @@ def _seconds(run: Callable[[], Any], devices: list[int]) -> float:
     start = now()
     run()
     return now() - start
-
-
-def peak_memory(run: Callable[[], Any], devices: list[int] = []) -> int:  # noqa: B006
-    """Peak of the bytes that torch's allocators give out during a run, beyond what was held before it."""
-    if devices:
-        held = {device: torch.cuda.memory_allocated(device) for device in devices}
-        for device in devices:
-            torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return sum(torch.cuda.max_memory_allocated(device) - bytes_ for device, bytes_ in held.items())
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        run()
-    # The trace file is the public road to the single allocations.
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    held_now = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
-        held_now += event["args"]["Bytes"]
-        peak = max(peak, held_now)
-    return peak

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lconv_fast.convert.frame import Frame, LConv
 from lconv_fast.convert.plain import padded, plain_generators, rows_at
-from lconv_fast.convert.taps import constant_taps, halo, spread
+from lconv_fast.convert.taps import Offsets, constant_taps, halo, spread
 from lconv_fast.generators import Generators, StencilGenerators
 from lconv_fast.graph import GraphGenerators, LConvGraph
 from lconv_fast.grid import every
@@ -39,11 +39,11 @@ class LoweredLConv(nn.Module):
         )
         self.bias: Any = layer.bias
         self.frame: Frame | None = getattr(layer, "frame", None)
-        self.generators = plain_generators(layer.generators)
+        self.generators: Any = plain_generators(layer.generators)
         # Learnable numbers may yet come to depend on x.
         free = layer.generators.coefficients().requires_grad and not isinstance(layer.generators, StencilGenerators)
         constant = None if free else constant_taps(layer.generators)
-        self.offsets = None if constant is None else [(0,) * self.ndim, *constant[0]]
+        self.offsets: Offsets | None = None if constant is None else [(0,) * self.ndim, *constant[0]]
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class LoweredLConv(nn.Module):
             f = self.frame.padded(f)
         dtype = accumulate_type(f.dtype)
         f, weight = f.to(dtype), self._matrices().to(dtype)
-        y = self._mixed(f, weight) if self.offsets is None else self._convolved(f, weight)
+        y = self._mixed(f, weight) if self.offsets is None else self._convolved(f, weight, self.offsets)
         y = (y if self.bias is None else y + self.bias.reshape(-1, *[1] * self.ndim).to(dtype)).to(input.dtype)
         if self.frame is not None:
             y = self.frame.cropped(y, spatial)
@@ -70,15 +70,15 @@ class LoweredLConv(nn.Module):
         kernel = weight.transpose(0, 1).flatten(1)  # (out, (n_L + 1) in / groups)
         return CONV[self.ndim](terms, kernel.reshape(*kernel.shape, *[1] * self.ndim), groups=self.groups)
 
-    def _convolved(self, f: Tensor, weight: Tensor) -> Tensor:
+    def _convolved(self, f: Tensor, weight: Tensor, offsets: Offsets) -> Tensor:
         """One convolution, whose kernel is W^0 at offset 0 plus sum_i s[i,k] W^i at offset o_k."""
         plan, v = self.generators.plan, self.generators.coefficients()
         s = spread(plan, v[..., -1] if plan.kind == CoefficientKind.AFFINE else v).to(weight.dtype)
         values = torch.cat([weight[:1], torch.einsum("ik,ioc->koc", s, weight[1:])])
-        around = halo(self.offsets)
+        around = halo(offsets)
         size = [low + high + 1 for low, high in around]
         places = []
-        for offset in self.offsets:
+        for offset in offsets:
             place = 0
             for o, (low, _), extent in zip(offset, around, size, strict=True):
                 place = place * extent + low + o
@@ -114,12 +114,15 @@ class _LoweredGraph(nn.Module):
 
 
 class _LoweredEdges(nn.Module):
+    source: Tensor
+    target: Tensor
+
     def __init__(self, generators: GraphGenerators) -> None:
         super().__init__()
         source, target = generators.edge_index.flip(0) if generators.transposed else generators.edge_index
         self.register_buffer("source", source)
         self.register_buffer("target", target)
-        self.edge_weight = generators.edge_weight
+        self.edge_weight: Tensor = generators.edge_weight
 
     def forward(self, f: Tensor) -> Tensor:
         """(N, nodes, C) to (N, n_L, nodes, C)."""

@@ -103,7 +103,7 @@ def project(
             weight = fitted.weight * strength
             if isinstance(module, Moving):
                 moving = module
-                moving.target.weight += weight
+                moving.target.weight.add_(weight)
             else:
                 fitted.bias = None
                 fitted.weight.copy_(weight)

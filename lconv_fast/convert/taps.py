@@ -24,7 +24,7 @@ def fixed_grid(stencil: Stencil, v: Tensor) -> tuple[int, ...] | None:
     return tuple(v.shape[2:]) if stencil.kind == CoefficientKind.SAMPLED else None
 
 
-def mode_of(stencil: Stencil) -> str:
+def mode_of(stencil: Any) -> str:
     """The padding mode by nn.Conv's name."""
     return PaddingMode(stencil.padding_mode).name.lower()
 
