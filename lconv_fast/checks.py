@@ -37,6 +37,11 @@ def check_input_type(caller: str, input: object) -> None:
             f"{caller}: torch.fx.symbolic_trace shows a layer no tensor; keep L-conv layers whole with a Tracer whose "
             "is_leaf_module says so, or use torch.export, which traces through them"
         )
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            f"{caller}: torch.jit.trace keeps no lists of numbers, which the operators take; use torch.export, or "
+            "trace the model that lconv_fast.convert.lower makes of it"
+        )
     if not isinstance(input, Tensor):
         raise TypeError(f"{caller}: expected input to be a tensor, got {type(input).__name__}")
     if input.dtype not in FLOAT_TYPES:
@@ -122,3 +127,23 @@ def check_types(input: Tensor, **others: Tensor | None) -> None:
         half = input.dtype in (torch.float16, torch.bfloat16)
         if value.dtype != input.dtype and not (name == "generators" and half and value.dtype == torch.float32):
             raise TypeError(f"{name}: expected dtype {input.dtype} as input, got {value.dtype}")
+
+
+# What nn.ConvNd takes and an L-conv has no use for, and what stands in its place.
+IN_PLACE_OF = {
+    "kernel_size": "the generators say which neighbours a point sees (accuracy=4, 6 or 8 reaches further)",
+    "padding": "the output has the input's size; padding_mode says what lies outside the grid",
+    "dilation": "StencilGenerators take taps at any distance",
+}
+
+
+def check_no_kernel(caller: str, generators: object, keywords: dict[str, object]) -> None:
+    """Answers those who write an L-conv as they wrote nn.ConvNd."""
+    names = [name for name in IN_PLACE_OF if name in keywords]
+    opening = caller
+    if _is_integer(generators) or (isinstance(generators, (tuple, list)) and all(map(_is_integer, generators))):
+        names = list(dict.fromkeys(["kernel_size", *names]))
+        opening = f"generators: expected a name or a Generators object, got {type(generators).__name__}"
+    if names:
+        reasons = "; ".join(f"{name}: {IN_PLACE_OF[name]}" for name in names)
+        raise TypeError(f"{opening}: an L-conv has no {' and no '.join(names)} ({reasons})")

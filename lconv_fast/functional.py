@@ -79,6 +79,7 @@ def lconv_for(
     halo: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """`lconv` on grids of `ndim` axes, with errors in the name of `caller`; None: dense generators on a batch."""
+    check_input_type(caller, input)
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
@@ -86,7 +87,6 @@ def lconv_for(
         raise TypeError(
             f"generators: expected generators on a grid, got {type(generators).__name__}; graphs go to LConvGraph"
         )
-    check_input_type(caller, input)
     groups = positive_int("groups", groups)
     outs, ins = weight.shape[1], weight.shape[2] * groups
     _check_input(caller, input, ins, ndim)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import check_groups, per_axis, positive_int
+from lconv_fast.checks import FLOAT_TYPES, check_groups, check_no_kernel, per_axis, positive_int
 from lconv_fast.functional import lconv_for
 from lconv_fast.generators import AffineGenerators, Generators, GridGenerators
 
@@ -32,9 +32,12 @@ class _LConv(nn.Module):
         **generator_keywords: Any,
     ) -> None:
         super().__init__()
+        check_no_kernel(type(self).__name__, generators, generator_keywords)
         self.in_channels = positive_int("in_channels", in_channels)
         self.out_channels = positive_int("out_channels", out_channels)
         check_groups(groups, in_channels, out_channels)
+        if dtype is not None and dtype not in FLOAT_TYPES:
+            raise TypeError(f"dtype: expected a real floating-point type, got {dtype}")
         self.groups = groups
         self.stride = per_axis("stride", stride, self.ndim)
         self.factorized = factorized
@@ -105,6 +108,12 @@ class _LConv(nn.Module):
             type(self).__name__, input, self.weight, self.generators, self.bias, self.stride, self.groups, self.ndim
         )
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise RuntimeError(
+            f"{type(self).__name__}: torch.jit.script does not compile L-conv layers; use torch.compile, torch.export, "
+            "or script the model that lconv_fast.convert.lower makes of it"
+        )
+
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}"
         if set(self.stride) != {1}:
@@ -129,7 +138,12 @@ def keep_variance(weight: Tensor, generators: Generators, fan_in: int) -> None:
 def _rates(generators: Generators) -> list[float]:
     """r_i; none on the meta device, where there are no numbers yet, as in nn.init."""
     noise = generators.mean_square()
-    return [] if noise.is_meta else [r or 1.0 for r in noise.tolist()]
+    if noise.is_meta:
+        return []
+    rates = noise.tolist()
+    if not all(map(math.isfinite, rates)):
+        raise ValueError(f"generators: expected finite numbers, their mean squares are {rates}")
+    return [r or 1.0 for r in rates]
 
 
 def _uniform(weight: Tensor, variance: float) -> None:

@@ -1,5 +1,7 @@
 """Bad input raises before any kernel runs: every message, with what came and what was expected."""
 
+import math
+
 import pytest
 import torch
 
@@ -23,6 +25,15 @@ CASES = {
     "input no tensor": (lambda: lconv([1.0], W, AFFINE), TypeError, "lconv: expected input to be a tensor, got list"),
     "generators no object": (lambda: lconv(X, W, "se"), TypeError, "generators: expected a Generators object, got str"),
     "generators of a type": (lambda: lc.LConv2d(4, 8, 3), TypeError, "generators: expected a name or a Generators object, got int"),
+    "kernel size": (lambda: lc.LConv3d(4, 8, kernel_size=3, dilation=2), TypeError, "LConv3d: an L-conv has no kernel_size and no dilation"),
+    "padding": (lambda: lc.LConv3d(4, 8, 3, padding=1), TypeError, "an L-conv has no kernel_size and no padding"),
+    "complex layer": (lambda: lc.LConv2d(4, 8, dtype=torch.complex64), TypeError, "dtype: expected a real floating-point type"),
+    "groups no number": (lambda: lconv(X, W, AFFINE, groups="2"), TypeError, "groups: expected a positive integer, got '2'"),
+    "stride beyond all": (lambda: lconv(X, W, AFFINE, stride=2**63), ValueError, "stride: expected a positive integer up to"),
+    "no numbers": (lambda: lc.LConv2d(4, 8, lc.AffineGenerators(torch.full((1, 2, 2), math.nan), torch.zeros(1, 2))), ValueError, "generators: expected finite numbers"),
+    "script": (lambda: torch.jit.script(lc.LConv2d(4, 8)), RuntimeError, "LConv2d: torch.jit.script does not compile"),
+    "trace": (lambda: torch.jit.trace(lc.LConv2d(4, 8), X), RuntimeError, "LConv2d: torch.jit.trace keeps no lists"),
+    "symbolic trace": (lambda: torch.fx.symbolic_trace(lc.LConv2d(4, 8)), TypeError, "LConv2d: torch.fx.symbolic_trace"),
     "weight rows": (lambda: lconv(X, W[:3], AFFINE), ValueError, r"weight: expected 4 matrices, W\^0 and one for each generator, got shape \(3, 8, 4\)"),
     "weight shape": (lambda: lconv(X, W[0], AFFINE), ValueError, r"weight: expected shape \(n_L \+ 1, C_out, C_in / groups\), got \(8, 4\)"),
     "weight no tensor": (lambda: lconv(X, None, AFFINE), TypeError, r"weight: expected a tensor .*, got NoneType"),
@@ -110,6 +121,81 @@ def test_operators_check_again():
         with pytest.raises(RuntimeError, match="lconv_fast"):
             call()
     assert ops.apply(x, w, v, None, *geometry, True, False).shape == g.shape
+
+
+# Each changes one thing in a call that is right otherwise; all must end in the operators' own error.
+HUGE = 2**62
+MALFORMED = {
+    "components below 0": {"components": [-1, -1, 0, 0]},
+    "components that do not begin at 0": {"components": [1, 1, 2, 2]},
+    "components that count down": {"components": [1, 1, 0, 0]},
+    "components with a gap": {"components": [0, 0, 2, 2]},
+    "components far off": {"components": [0, 0, HUGE, HUGE]},
+    "too few components": {"components": [0]},
+    "a tap of -2^63": {"taps": [0, -(2**63)] * 4},
+    "a tap of -2^63 under reflect": {"taps": [0, -(2**63)] * 4, "padding_mode": 3},
+    "a tap wider than a reflecting grid": {"taps": [0, 6] * 4, "padding_mode": 3},
+    "a tap of 2^62": {"taps": [HUGE, 0] * 4},
+    "a tap of 2^31": {"taps": [0, 2**31] * 4, "padding_mode": 1},
+    "an unknown kind": {"kind": 3},
+    "a kind below 0": {"kind": -1},
+    "an unknown padding mode": {"padding_mode": 4},
+    "a padding mode below 0": {"padding_mode": -(2**40)},
+    "no axes": {"spatial": [], "taps": [], "stride": [], "halo": [], "origin": [], "full": []},
+    "four axes": {"spatial": [5] * 4, "stride": [1] * 4, "halo": [0] * 8, "origin": [0] * 4, "full": [5] * 4},
+    "a grid without points": {"spatial": [0, 6]},
+    "a grid of 2^62 points": {"spatial": [HUGE, 6]},
+    "a grid of 2^31 x 2^31 points": {"spatial": [2**31, 2**31]},
+    "a halo below 0": {"halo": [-1, 1, 0, 0]},
+    "a halo of 2^62": {"halo": [HUGE, 0, 0, 0]},
+    "a halo beside circular": {"halo": [1, 0, 0, 0], "padding_mode": 1},
+    "half a halo": {"halo": [0, 0]},
+    "a stride of 0": {"stride": [0, 1]},
+    "a stride of 2^62": {"stride": [HUGE, 1]},
+    "an origin of 2^62": {"origin": [HUGE, 0]},
+    "one origin": {"origin": [0]},
+    "a full grid without points": {"full": [0, 6]},
+    "a full grid of 2^62 points": {"full": [HUGE, 6]},
+    "no group": {"groups": 0},
+    "2^62 groups": {"groups": HUGE},
+    "a scale of 0": {"coordinate_scale": 0.0},
+    "a scale below 0": {"coordinate_scale": -1.0},
+    "a scale of NaN": {"coordinate_scale": math.nan},
+    "an infinite scale": {"coordinate_scale": math.inf},
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_calls(case):
+    """The geometry's own check, which the GPU relies on, and the compiled one, in every operator."""
+    geometry = Geometry.of(AFFINE.stencil(), (5, 6), (1, 1), 1)._replace(**MALFORMED[case])
+    v, w, g, ops = AFFINE.coefficients(), torch.randn(4, 8, 4), torch.randn(2, 8, 5, 6), torch.ops.lconv_fast
+    empty = torch.randn(2, 0, 5, 6)
+    for call in (
+        geometry.check,
+        lambda: ops.apply(X, w, v, None, *geometry, True, False),
+        lambda: ops.apply(g, w, v, None, *geometry, True, True),
+        lambda: ops.gram(X, g, v, *geometry, True),
+        lambda: ops.gram(empty, empty, v, *geometry, True),
+        lambda: ops.correlate(X, w, g, *geometry),
+        lambda: ops.backward(g, X, w, v, *geometry, True),
+    ):
+        with pytest.raises(RuntimeError, match="lconv_fast"):
+            call()
+
+
+@pytest.mark.parametrize("change", [{"spatial": [6, 5]}, {"halo": [1, 1, 1, 1]}, {"groups": 3}], ids=str)
+def test_tensors_that_do_not_fit_the_geometry(change):
+    geometry = Geometry.of(AFFINE.stencil(), (5, 6), (1, 1), 1)._replace(**change)
+    v, w, g, ops = AFFINE.coefficients(), torch.randn(4, 8, 4), torch.randn(2, 8, 5, 6), torch.ops.lconv_fast
+    for call in (
+        lambda: ops.apply(X, w, v, None, *geometry, True, False),
+        lambda: ops.gram(X, g, v, *geometry, True),
+        lambda: ops.correlate(X, w, g, *geometry),
+        lambda: ops.backward(g, X, w, v, *geometry, True),
+    ):
+        with pytest.raises(RuntimeError, match="lconv_fast"):
+            call()
 
 
 def test_accuracy_table_is_the_list_of_valid_ones():

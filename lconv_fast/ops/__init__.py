@@ -10,5 +10,6 @@ except ImportError as error:
         f"in the source tree (after installing torch, pybind11 and cmake); the loader said: {error}"
     ) from error
 
+from lconv_fast.ops import flops as flops
 from lconv_fast.ops import gpu as gpu
 from lconv_fast.ops import schema as schema
