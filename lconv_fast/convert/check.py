@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,7 +60,7 @@ def check(model: nn.Module, batch: Any, *, repeats: int = 7) -> Comparison:
     """Compares a model that `swap` has converted with what it was, prints the table, and returns its numbers.
 
     The convolutions stand in the model for the time of the comparison only. All runs are in evaluation mode, with a
-    fixed cotangent of random numbers; times are medians of `repeats` runs that alternate between the two. Neither
+    fixed cotangent of random numbers; times are the least of `repeats` runs that alternate between the two. Neither
     gradients, buffers, training mode nor the state of the random numbers are changed.
 
     Args:
@@ -131,8 +130,8 @@ def check(model: nn.Module, batch: Any, *, repeats: int = 7) -> Comparison:
         output_difference=max((b - a).abs().max().item() for a, b in zip(*results, strict=True) if a.numel()),
         gradient_error=_error(*gradients) if gradients[0] else None,
         parameters=(parameters[0], parameters[1]),
-        forward=pair(seconds, 0, statistics.median),
-        step=pair(seconds, 1, statistics.median),
+        forward=pair(seconds, 0, min),
+        step=pair(seconds, 1, min),
         forward_memory=pair(memory, 0),
         step_memory=pair(memory, 1),
     )

@@ -89,8 +89,11 @@ class Frame:
     drop: tuple[int, ...]
 
     @classmethod
-    def of(cls, kernel: Kernel, center: tuple[int, ...]) -> Frame:
+    def of(cls, kernel: Kernel, center: tuple[int, ...], boundary: str | None = None) -> Frame:
+        """boundary: the padding mode of the L-conv's generators; None: whatever the frame asks for."""
         inside = center == kernel.first() and min(kernel.excess) >= 0
+        if boundary not in (None, kernel.mode) and any(map(any, kernel.padding)):
+            inside = False
         # A mirror needs more points than it shows: fewer may be there than the taps of dropped outputs reach.
         if kernel.mode == "reflect" and any(kernel.excess) and any(low or high for low, high in kernel.padding):
             inside = False

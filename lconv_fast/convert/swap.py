@@ -15,6 +15,7 @@ from torch import nn
 from lconv_fast.convert.conv import from_conv, like_conv, unlike_conv
 from lconv_fast.convert.fit import Projection
 from lconv_fast.convert.frame import Frame, Kernel, LConv
+from lconv_fast.convert.taps import constant_taps
 from lconv_fast.generators import Generators
 
 SHIFTS = "shifts"  # generators of the layer's own kernel: exact, eq. (18) of Dehmamy et al. 2021
@@ -62,13 +63,14 @@ class Report:
         for parent, name, path, conv, layer in self._places:
             if parent._modules.get(name) not in (layer, conv):
                 raise RuntimeError(f"{path}: holds another module than the one that swap put there; nothing was undone")
-        for parent, name, _, conv, layer in self._places:
-            if parent._modules[name] is layer:
-                conv.train(layer.training)
-                there = next(layer.parameters()).device
-                if next(conv.parameters()).device != there:
-                    conv.to(there)
-                parent._modules[name] = conv
+        standing = [place for place in self._places if place[0]._modules[place[1]] is place[4]]
+        for _, _, _, conv, layer in standing:
+            conv.train(layer.training)
+            there = next(layer.parameters()).device
+            if next(conv.parameters()).device != there:
+                conv.to(there)
+        for parent, name, _, conv, _ in standing:
+            parent._modules[name] = conv
         return self.model
 
     def __str__(self) -> str:
@@ -186,10 +188,10 @@ class Maker:
         if self.generators == SHIFTS:
             layer = from_conv(conv)
             return (layer, 0.0) if self.init == "fit" else (_fresh(layer, conv), None)
-        kernel = Kernel.of(conv)
-        frame = Frame.of(kernel, kernel.middle())
-        keywords = dict(self.keywords)
-        generators = self.generators
+        kernel, generators, keywords = Kernel.of(conv), self.generators, dict(self.keywords)
+        # Constant generators are exact on an array that the convolution's own padding has extended.
+        constant = isinstance(generators, Generators) and constant_taps(generators) is not None
+        frame = Frame.of(kernel, kernel.middle(), getattr(generators, "padding_mode", None) if constant else None)
         if isinstance(generators, str):
             keywords.setdefault("padding_mode", frame.padding_mode)
         else:

@@ -120,6 +120,15 @@ def test_fit_is_the_least_squares_solution():
         assert abs(entry.distance - (rest.norm() / target.norm()).item()) < 1e-5
 
 
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_exact_at_boundaries_that_the_generators_do_not_have(mode):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode), nn.Conv2d(3, 3, 3, 2, 1, padding_mode=mode))
+    x = torch.randn(2, 2, 8, 9)
+    y = model(x)
+    assert len(lc.convert.swap(model, shifts()).replaced) == 2
+    assert relative_rms(model(x), y) < 1e-6
+
+
 def test_where_and_init():
     model = Network()
     report = lc.convert.swap(model, where="block.*")
