@@ -2,10 +2,11 @@
 
 python examples/projection.py [--seeds 3] [--picture projection.png]
 
-The CNN's kernels become L-convs with shift generators (exactly). After each epoch of fine-tuning on upright digits,
-`lc.convert.project` moves them by `strength` towards L-convs whose generators commute with rotations about the centre:
-the means over the two rings of a 3 x 3 neighbourhood, d / d theta and r d / dr. Training moves them back where it can,
-so each strength settles at a balance; with 1, the rotational generators alone are left from the start.
+The CNN's kernels become L-convs with shift generators (exactly). While they are fine-tuned, on upright digits alone,
+`lc.convert.project` moves them after each epoch towards L-convs whose generators commute with rotations about the
+centre: the means over the two rings of a 3 x 3 neighbourhood, d / d theta and r d / dr. Its strength rises from 0 to 1
+over the first half of the epochs; after that, the rotational generators alone are trained. Beside it: the same layers
+trained from the start.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from torch.nn import functional as F
 import lconv_fast as lc
 
 SIDE, WIDTH, BATCH = 8, 16, 64
-STRENGTHS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
 def turned(images: Tensor, angle: Tensor) -> Tensor:
@@ -52,21 +52,20 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 10))
 
 
-def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, rate: float, strength: float = 0.0) -> None:
-    """Adam; `strength` is moved after each epoch."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    for _ in range(epochs):
-        model.train()
-        for batch in torch.randperm(len(labels)).split(BATCH):
-            optimizer.zero_grad()
-            F.cross_entropy(model(images[batch]), labels[batch]).backward()
-            optimizer.step()
-        if strength:
-            lc.convert.project(model, GENERATORS, strength)
-    with torch.no_grad():  # batch statistics of the last step
-        model.train()
-        for _ in range(3):
-            model(images)
+def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    model.train()
+    for batch in torch.randperm(len(labels)).split(BATCH):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def renewed(model: nn.Module, images: Tensor) -> None:
+    """Batch statistics after a step of `project`."""
+    model.train()
+    for _ in range(5):
+        model(images)
 
 
 GENERATORS = rotational()
@@ -85,45 +84,63 @@ def measured(model: nn.Module, images: Tensor, labels: Tensor, angles: Tensor) -
     return upright, rotated, error.item()
 
 
-def run(seed: int, epochs: int) -> dict[float, tuple[float, float, float]]:
+Point = tuple[float, float, float]
+
+
+def run(seed: int, epochs: int) -> tuple[list[Point], Point]:
+    """What was measured at the start, after each epoch, and of the layers that were trained from the start."""
     digits = load_digits()
     images = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
     labels = torch.from_numpy(digits.target).long()
     fit, test = train_test_split(torch.arange(len(labels)).numpy(), test_size=0.3, stratify=labels, random_state=seed)
-    fit, test = torch.from_numpy(fit), torch.from_numpy(test)
+    train_images, train_labels, test_images, test_labels = images[fit], labels[fit], images[test], labels[test]
     torch.manual_seed(seed)
     angles = torch.rand(len(test)) * 2 * math.pi
+
     model = network()
-    train(model, images[fit], labels[fit], epochs, 3e-3)
-    trained = {name: value.clone() for name, value in model.state_dict().items()}
-    results = {}
-    for strength in STRENGTHS:
-        model = network()
-        model.load_state_dict(trained)
-        lc.convert.swap(model, "shifts")
-        lc.convert.project(model, GENERATORS, 0.0 if strength < 1 else 1.0)
-        train(model, images[fit], labels[fit], epochs, 1e-3, strength if strength < 1 else 0.0)
-        results[strength] = measured(model, images[test], labels[test], angles)
-    return results
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(epochs // 2):
+        epoch(model, optimizer, train_images, train_labels)
+    points = [measured(model, test_images, test_labels, angles)]
+    lc.convert.swap(model, "shifts")
+    lc.convert.project(model, GENERATORS, 0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for k in range(1, epochs + 1):
+        epoch(model, optimizer, train_images, train_labels)
+        if 2 * k <= epochs:
+            lc.convert.project(model, GENERATORS, 2 * k / epochs)
+            renewed(model, train_images)
+        points.append(measured(model, test_images, test_labels, angles))
+
+    model = network()
+    lc.convert.swap(model, GENERATORS, init="fresh")
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(epochs + epochs // 2):
+        epoch(model, optimizer, train_images, train_labels)
+    return points, measured(model, test_images, test_labels, angles)
+
+
+def shown(values: list[Point]) -> str:
+    cells = []
+    for column, factor, places in zip(zip(*values, strict=True), (100, 100, 1), (1, 1, 2), strict=True):
+        spread = statistics.stdev(column) if len(column) > 1 else 0.0
+        cells.append(f"{factor * statistics.mean(column):.{places}f} +- {factor * spread:.{places}f}")
+    return "".join(f"{cell:>20}" for cell in cells)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--picture", default=None, help="writes accuracy against equivariance error")
     arguments = parser.parse_args()
     runs = [run(seed, arguments.epochs) for seed in range(arguments.seeds)]
-    print(f"{'strength':>10}{'upright':>16}{'rotated':>16}{'equivariance error':>22}")
-    for strength in STRENGTHS:
-        cells = []
-        for column in zip(*(r[strength] for r in runs), strict=True):
-            spread = statistics.stdev(column) if len(column) > 1 else 0.0
-            cells.append((statistics.mean(column), spread))
-        (a, da), (b, db), (e, de) = cells
-        print(
-            f"{strength:10.2f}{100 * a:9.1f} +- {100 * da:3.1f}{100 * b:9.1f} +- {100 * db:3.1f}{e:13.3f} +- {de:5.3f}"
-        )
+    print(f"{'epoch':>24}{'upright':>20}{'rotated':>20}{'equivariance error':>20}")
+    paths = list(zip(*(points for points, _ in runs), strict=True))
+    for k, values in enumerate(paths):
+        name = "CNN" if k == 0 else f"{k}, strength {min(1.0, 2 * k / arguments.epochs):.1f}"
+        print(f"{name:>24}{shown(list(values))}")
+    print(f"{'from the start':>24}{shown([last for _, last in runs])}")
     if arguments.picture:
         import matplotlib
 
@@ -132,8 +149,8 @@ def main() -> None:
 
         figure, axes = plt.subplots(figsize=(5, 4))
         for column, name in ((0, "upright"), (1, "rotated")):
-            x = [statistics.mean(r[s][2] for r in runs) for s in STRENGTHS]
-            axes.plot(x, [100 * statistics.mean(r[s][column] for r in runs) for s in STRENGTHS], "o-", label=name)
+            x, y = ([statistics.mean(p[c] for p in values) for values in paths] for c in (2, column))
+            axes.plot(x, [100 * value for value in y], "o-", label=name)
         axes.set(xlabel="equivariance error under quarter turns", ylabel="test accuracy (%)")
         axes.legend()
         figure.tight_layout()

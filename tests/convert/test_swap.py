@@ -1,6 +1,7 @@
 """Whole models: what is replaced, what is left and why, undo, failures, check and project."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -127,6 +128,25 @@ def test_exact_at_boundaries_that_the_generators_do_not_have(mode):
     y = model(x)
     assert len(lc.convert.swap(model, shifts()).replaced) == 2
     assert relative_rms(model(x), y) < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_exact_for_any_padding_and_stride(seed):
+    """Generators at the taps of the kernel seen from its middle."""
+    rng = random.Random(seed)
+    size, stride, padding = rng.choice([3, 5, 7]), rng.choice([1, 2, 3]), rng.randint(0, 6)
+    mode = rng.choice(["zeros", "circular", "reflect", "replicate"])
+    model = nn.Sequential(nn.Conv1d(2, 3, size, stride, padding, padding_mode=mode))
+    reach = size // 2
+    taps = [[k] for k in range(-reach, reach + 1) if k]
+    generators = lc.StencilGenerators(torch.eye(2 * reach), taps, padding_mode=rng.choice(["zeros", "circular"]))
+    for length in (9, 10, 14):
+        x = torch.randn(2, 2, length)
+        y = model(x)
+        report = lc.convert.swap(model, generators)
+        assert report.replaced[0].distance < 1e-7
+        assert relative_rms(model(x), y) < 1e-6
+        report.undo()
 
 
 def test_where_and_init():
