@@ -28,7 +28,7 @@ $(STAMPS)/env: constraints.txt pyproject.toml | $(STAMPS)/venv
 	  ruff mypy clang-format
 	touch $@
 
-$(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*)
+$(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/kernels/*.* csrc/kernels/pack/*.*)
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q --no-build-isolation --no-deps -e .
 	touch $@
 
@@ -54,19 +54,19 @@ sanitize: build
 	cd $(SANITIZED)/site && export LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 LCONV_FAST_CPU_CAPABILITY=avx2 && \
 	  $(abspath $(BIN))/python -c "import lconv_fast._C as c; assert 'sanitized' in c.__file__, c.__file__" && \
-	  $(abspath $(BIN))/python -m pytest -q $(CURDIR)/tests/test_layer.py $(CURDIR)/tests/test_generators.py $(CURDIR)/tests/test_paths.py \
+	  $(abspath $(BIN))/python -m pytest -q $(CURDIR)/tests/test_layer.py $(CURDIR)/tests/generators/test_kinds.py $(CURDIR)/tests/test_paths.py \
 	  -k "not thousand"
 
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp tests/native/*.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp csrc/kernels/pack/*.h tests/native/*.cpp
 	$(BIN)/mypy
 
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp tests/native/*.cpp
+	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp csrc/kernels/pack/*.h tests/native/*.cpp
 
 clean:
 	rm -rf build *.egg-info lconv_fast/_C.*.so lconv_demo_report

@@ -7,6 +7,7 @@
 
 #include "dispatch.h"
 #include "geometry.h"
+#include "memory.h"
 #include "plan.h"
 
 namespace {
@@ -53,6 +54,8 @@ PYBIND11_MODULE(_C, m) {
       "Floating-point operations per second that one thread reaches from registers, float32.");
   m.def("plan", &plan,
         "For each operator: whether it works in the basis of a row, and the products per point (csrc/plan.h).");
+  m.def("huge_page_policy", &lconv_fast::huge_page_policy,
+        "Who decides about huge pages for large results: 'asked for', 'always', 'never', 'unknown' or 'off'.");
   m.def("second_level_cache_bytes", &lconv_fast::second_level_cache_bytes, "What the size of tiles follows.");
   m.def("build_info", [] {
     return std::map<std::string, std::string>{

@@ -7,6 +7,7 @@
 
 #include "arguments.h"
 #include "dispatch.h"
+#include "memory.h"
 #include "sum_points.h"
 
 namespace lconv_fast {
@@ -86,6 +87,7 @@ Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficien
     shift = torch::stable::contiguous(*bias);
   }
   Tensor output = empty_like_format(input, c.sizes(targets, transposed ? p.array : p.out));
+  advise_huge_pages(output.data_ptr(), output.numel() * output.element_size());
   const View target = c.view(output, "output", targets, transposed ? p.array : p.out);
   if (output.numel() > 0) {
     active_kernels().apply(p, transposed, source, w, shift ? shift->data_ptr() : nullptr, target);

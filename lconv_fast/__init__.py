@@ -2,17 +2,20 @@
 
 from types import ModuleType
 
-from lconv_fast import convert, functional, gconv
+from lconv_fast import convert, functional, gconv, generators
 from lconv_fast.explain import Explanation, explain
 from lconv_fast.generators import (
     AffineGenerators,
     DenseGenerators,
+    DifferentialGenerators,
     FieldGenerators,
     Generators,
+    GraphGenerators,
+    LowRankGenerators,
+    ProductGenerators,
     StencilGenerators,
 )
-from lconv_fast.graph import GraphGenerators, LConvGraph
-from lconv_fast.modules import LConv1d, LConv2d, LConv3d
+from lconv_fast.modules import LConv1d, LConv2d, LConv3d, LConvGraph
 from lconv_fast.recursive import DerivativeLConv, MaxLConv, RecursiveLConv, flow
 
 __version__ = "0.1.0"
@@ -21,6 +24,7 @@ __all__ = [
     "AffineGenerators",
     "DenseGenerators",
     "DerivativeLConv",
+    "DifferentialGenerators",
     "Explanation",
     "FieldGenerators",
     "Generators",
@@ -29,7 +33,9 @@ __all__ = [
     "LConv2d",
     "LConv3d",
     "LConvGraph",
+    "LowRankGenerators",
     "MaxLConv",
+    "ProductGenerators",
     "RecursiveLConv",
     "StencilGenerators",
     "convert",
@@ -38,6 +44,7 @@ __all__ = [
     "flow",
     "functional",
     "gconv",
+    "generators",
 ]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from lconv_fast import _C
-from lconv_fast.generators import GridGenerators
-from lconv_fast.ops.geometry import CoefficientKind, Geometry, output_size
+from lconv_fast.generators import Generators
+from lconv_fast.ops.geometry import Geometry, output_size
 
 PATHS = {False: "direct: one product for each generator", True: "basis of a row: products for each axis (csrc/plan.h)"}
 
@@ -71,7 +71,7 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
         ValueError: a shape that the layer does not take.
     """
     generators = getattr(layer, "generators", None)
-    if not isinstance(generators, GridGenerators):
+    if not isinstance(generators, Generators) or generators.ndim is None:
         raise TypeError(f"explain: expected a layer with generators on a grid, got {type(layer).__name__}")
     shape = tuple(int(size) for size in input_shape)
     ndim = generators.ndim
@@ -82,6 +82,8 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
     spatial, batch = shape[-ndim:], shape[0] if len(shape) == ndim + 2 else 1
     generators.check_shape(spatial)
     stencil = generators.stencil()
+    if stencil is None:
+        raise TypeError(f"explain: expected generators that a fused kernel computes, got {generators!r}")
     # A transposed basis computes all points and keeps some.
     stride = [1] * ndim if stencil.transposed else list(layer.stride)
     geometry = Geometry.of(stencil, spatial, stride, layer.groups)
@@ -122,7 +124,8 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
                 alternative=costs[1] / costs[0] if costs[0] else math.inf,
             )
         )
-    held = numbers if stencil.kind == CoefficientKind.AFFINE else 0  # matrix and shift, joined
+    # Coefficients that are put together for the call, as matrix and shift are.
+    held = 0 if any(coefficients is own for own in (*generators.parameters(), *generators.buffers())) else numbers
     result = Explanation(
         layer=type(layer).__name__,
         input_shape=shape,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lconv_fast import form, grid
+from lconv_fast import form
 from lconv_fast.checks import (
     check_float,
     check_groups,
@@ -19,7 +18,7 @@ from lconv_fast.checks import (
     per_axis,
     positive_int,
 )
-from lconv_fast.generators import DenseGenerators, Generators, GridGenerators
+from lconv_fast.generators import Generators
 from lconv_fast.grid import check_reach
 from lconv_fast.ops.geometry import CoefficientKind
 
@@ -37,7 +36,8 @@ def lconv(
 ) -> Tensor:
     """y = f W0^T + sum_i (L_i f) Wi^T + bias, eq. (15) and (17) of Dehmamy et al. 2021, differentiable to every order.
 
-    L_i f is never written to memory (but for DenseGenerators), and nothing but the arguments is kept for backward.
+    With taps on a grid, L_i f is never written to memory, and nothing but the arguments is kept for backward; dense,
+    low-rank and spectral generators write it.
 
     Args:
         input: f, (N, C_in, *spatial), or (C_in, *spatial) unbatched; any strides. float32, float64, bfloat16 or
@@ -62,7 +62,7 @@ def lconv(
         TypeError: arguments of the wrong type or dtype, or mixed dtypes or devices.
         ValueError: shapes that do not fit; both before anything is computed.
     """
-    ndim = generators.ndim if isinstance(generators, GridGenerators) else None
+    ndim = getattr(generators, "ndim", None)
     return lconv_for("lconv", input, weight, generators, bias, stride, groups, ndim, window, halo)
 
 
@@ -83,7 +83,7 @@ def lconv_for(
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
-    if not isinstance(generators, GridGenerators | DenseGenerators):
+    if generators.channel_dim != 1:
         raise TypeError(
             f"generators: expected generators on a grid, got {type(generators).__name__}; graphs go to LConvGraph"
         )
@@ -115,29 +115,45 @@ def lconv_for(
         input = input.unsqueeze(0)
     spatial = tuple(input.shape[2:])
     steps = per_axis("stride", stride, len(spatial))
-    if isinstance(generators, GridGenerators):
-        stencil = generators.stencil()
-        sides = None if halo is None else check_halo(halo, spatial, stencil)
-        place = None
-        if sides is not None:
-            spatial = tuple(size - sides[2 * a] - sides[2 * a + 1] for a, size in enumerate(spatial))
-        if window is None:
-            generators.check_shape(spatial)
-        else:
-            place = check_window(window, spatial)
-            generators.check_shape(tuple(place.full))
-            check_reach(stencil.taps, spatial, stencil.padding_mode)
-            if stencil.kind == CoefficientKind.SAMPLED:
-                for a, (first, size) in enumerate(zip(place.origin, spatial, strict=True)):
-                    coefficients = coefficients.narrow(2 + a, first, size)
-        output = form.lconv(coefficients, input, weight, bias, stencil, steps, groups, place, sides)
+    if window is None and halo is None:
+        generators.check_shape(spatial)
+        output = generators.mix(coefficients, input, weight, bias, steps, groups)
     else:
-        assert isinstance(generators, DenseGenerators)
-        if window is not None or halo is not None:
-            raise ValueError(f"{caller}: window and halo go with generators on a grid, got DenseGenerators")
-        generators.check_points(spatial)
-        output = _dense(input, weight, coefficients, bias, steps, groups)
+        output = _piece(caller, input, weight, generators, coefficients, bias, steps, groups, window, halo)
     return output.squeeze(0) if unbatched else output
+
+
+def _piece(
+    caller: str,
+    input: Tensor,
+    weight: Tensor,
+    generators: Generators,
+    coefficients: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    groups: int,
+    window: tuple[Sequence[int], Sequence[int]] | None,
+    halo: Sequence[tuple[int, int]] | None,
+) -> Tensor:
+    """The layer on a piece of a larger grid, with what lies around it."""
+    stencil, spatial = generators.stencil(), tuple(input.shape[2:])
+    if stencil is None:
+        name = type(generators).__name__
+        raise ValueError(f"{caller}: window and halo go with generators of taps on a grid, got {name}")
+    sides = None if halo is None else check_halo(halo, spatial, stencil)
+    place = None
+    if sides is not None:
+        spatial = tuple(size - sides[2 * a] - sides[2 * a + 1] for a, size in enumerate(spatial))
+    if window is None:
+        generators.check_shape(spatial)
+    else:
+        place = check_window(window, spatial)
+        generators.check_shape(tuple(place.full))
+        check_reach(stencil.taps, spatial, stencil.padding_mode)
+        if stencil.kind == CoefficientKind.SAMPLED:
+            for a, (first, size) in enumerate(zip(place.origin, spatial, strict=True)):
+                coefficients = coefficients.narrow(2 + a, first, size)
+    return form.lconv(coefficients, input, weight, bias, stencil, stride, groups, place, sides)
 
 
 def _check_input(caller: str, input: Tensor, channels: int, ndim: int | None) -> None:
@@ -154,17 +170,3 @@ def _check_input(caller: str, input: Tensor, channels: int, ndim: int | None) ->
         raise ValueError(f"{caller}: expected input with {channels} channels, got {shape}")
     if 0 in shape[-ndim:]:
         raise ValueError(f"{caller}: expected at least one point on each axis, got {shape}")
-
-
-def _dense(
-    input: Tensor, weight: Tensor, matrix: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
-) -> Tensor:
-    """Eq. (17) as it stands, with dense matrices L_i (n_L, d, d)."""
-    spatial = tuple(input.shape[2:])
-    f = input.reshape(input.shape[0], groups, -1, math.prod(spatial))
-    w = weight.reshape(weight.shape[0], groups, -1, weight.shape[2])
-    moved = torch.einsum("ixy,ngcy->ngicx", matrix.to(f.dtype), f)
-    output = torch.einsum("ngcx,goc->ngox", f, w[0]) + torch.einsum("ngicx,igoc->ngox", moved, w[1:])
-    output = output.reshape(input.shape[0], weight.shape[1], *spatial)
-    output = grid.every(output, stride)
-    return output if bias is None else output + bias.reshape(-1, *[1] * len(spatial))

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from lconv_fast.checks import check_float, check_types, per_axis, positive_int
 from lconv_fast.functional import lconv
-from lconv_fast.generators import Generators, GridGenerators
-from lconv_fast.graph import GraphGenerators
+from lconv_fast.generators import Generators, GraphGenerators, GridGenerators
 
 
 def flow(x: Tensor, generators: Generators, t: Tensor | float, steps: int, *, order: int = 4) -> Tensor:

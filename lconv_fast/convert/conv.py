@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lconv_fast.convert.frame import CONVS, Frame, Kernel, LConv, framed
-from lconv_fast.convert.taps import constant_taps, mode_of, stencil_of
+from lconv_fast.convert.taps import constant_taps, mode_of
 from lconv_fast.generators import StencilGenerators
 
 
@@ -81,7 +81,7 @@ def to_conv(layer: LConv) -> nn.Module:
         if not set(offsets) <= set(kernel.offsets(center)):
             raise ValueError(f"layer: expected generators within the kernel {kernel.size} it stands for, got {offsets}")
     else:
-        kernel, center = _symmetric(offsets, layer.stride, mode_of(stencil_of(layer.generators)))
+        kernel, center = _symmetric(offsets, layer.stride, mode_of(layer.generators.stencil()))
         mode = kernel.mode
     place = {offset: k for k, offset in enumerate(kernel.offsets(center))}
     taps = weight.new_zeros(len(place), *weight.shape[1:])

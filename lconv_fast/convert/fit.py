@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lconv_fast.convert.taps import Offsets, fixed_grid, halo, sampled, stencil_of
-from lconv_fast.generators import Generators
+from lconv_fast.convert.taps import Offsets, halo, spread
+from lconv_fast.generators import Generators, GridGenerators
 
 SIZE = {1: 17, 2: 9, 3: 5}  # points per axis that stand for grids of any size
 CHUNK = 4096  # points
@@ -59,16 +59,18 @@ class Projection:
 
 def _by_taps(generators: Generators, offsets: Offsets) -> tuple[Tensor, Tensor]:
     """I, L_1 .. L_nL by their columns, (n_L + 1, columns, points), and the column of T_k at each point, (K, points)."""
-    stencil = stencil_of(generators)
+    stencil = generators.stencil()
     if generators.transposed:
         raise ValueError("generators: expected generators that are not transposed, for init='fit'")
     if stencil is None:
         return _by_points(generators, offsets)
-    ndim, v = len(offsets[0]), generators.coefficients().detach().cpu().double()
+    assert isinstance(generators, GridGenerators)
+    ndim = len(offsets[0])
+    v = generators.sample(generators.grid_shape() or (SIZE[ndim],) * ndim, generators.coefficients().double())
     zero = (0,) * ndim
     union: Offsets = sorted({zero, *stencil.taps, *offsets})
     place = {offset: k for k, offset in enumerate(union)}
-    s = sampled(stencil, v, fixed_grid(stencil, v) or (SIZE[ndim],) * ndim).flatten(2)  # (n_L, T, points)
+    s = spread(stencil, v.cpu()).flatten(2)  # (n_L, T, points)
     basis = torch.zeros(s.shape[0] + 1, len(union), s.shape[2], dtype=s.dtype)
     basis[0, place[zero]] = 1
     basis[1:].index_add_(1, torch.tensor([place[t] for t in stencil.taps]), s)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import positive_int
-from lconv_fast.graph import GraphGenerators, LConvGraph
+from lconv_fast.generators import GraphGenerators
+from lconv_fast.generators.graph import check_edges
+from lconv_fast.modules import LConvGraph
 
 
 def from_gcn(conv: nn.Module, edge_index: Tensor, num_nodes: int, edge_weight: Tensor | None = None) -> LConvGraph:
@@ -40,21 +41,16 @@ def from_gcn(conv: nn.Module, edge_index: Tensor, num_nodes: int, edge_weight: T
     weight = module.lin.weight
     if nn.parameter.is_lazy(weight):
         raise TypeError("conv: expected a weight of known shape, got one that is made at the first input")
-    # Edges are checked by the class before they are used as indices.
-    given = torch.ones(edge_index.shape[-1]) if edge_weight is None else edge_weight
-    positive_int("num_nodes", num_nodes)
-    plain = GraphGenerators(edge_index, given.to(weight.dtype), num_nodes)
-    edges, w = plain.edge_index.to(weight.device), plain.edge_weight[0].to(weight.device)
-    if module.normalize:
-        if module.add_self_loops:
-            # Without edge weights, GCNConv gives all edges weight 1 once the loops are there, whatever `improved` says.
-            fill = 2.0 if module.improved and edge_weight is not None else 1.0
-            edges, w = _with_loops(edges, w, num_nodes, fill)
-        source, target = edges
-        degree = torch.zeros(num_nodes, dtype=w.dtype, device=w.device).index_add_(0, target, w)
-        root = degree.rsqrt().masked_fill(degree == 0, 0.0)
-        w = root[source] * w * root[target]
-    generators = GraphGenerators(edges, w, num_nodes)
+    check_edges(edge_index, num_nodes)
+    w = torch.ones(edge_index.shape[1]) if edge_weight is None else edge_weight
+    edges, w = edge_index.to(weight.device), w.to(weight)
+    if module.normalize and module.add_self_loops:
+        # Without edge weights, GCNConv gives all edges weight 1 once the loops are there, whatever `improved` says.
+        fill = 2.0 if module.improved and edge_weight is not None else 1.0
+        edges, w = _with_loops(edges, w, num_nodes, fill)
+    generators = GraphGenerators.from_adjacency(
+        edges, num_nodes, "gcn" if module.normalize else None, edge_weight=w, self_loops=False
+    )
     outs, ins = weight.shape
     bias = module.bias
     with torch.random.fork_rng(devices=[]):

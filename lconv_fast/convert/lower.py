@@ -18,8 +18,8 @@ from lconv_fast.convert.frame import Frame, LConv
 from lconv_fast.convert.plain import padded, plain_generators, rows_at
 from lconv_fast.convert.taps import Offsets, constant_taps, halo, spread
 from lconv_fast.generators import Generators, StencilGenerators
-from lconv_fast.graph import GraphGenerators, LConvGraph
 from lconv_fast.grid import every
+from lconv_fast.modules import LConvGraph
 from lconv_fast.ops.geometry import CoefficientKind, accumulate_type
 from lconv_fast.recursive import DerivativeLConv
 
@@ -99,12 +99,11 @@ class _LoweredDerivative(LoweredLConv):
 
 
 class _LoweredGraph(nn.Module):
-    """LConvGraph in plain PyTorch."""
+    """LConvGraph in plain PyTorch, as graph generators themselves are."""
 
     def __init__(self, layer: LConvGraph) -> None:
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        self.generators = _LoweredEdges(layer.generators)
+        self.weight, self.bias, self.generators = layer.weight, layer.bias, layer.generators
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -113,31 +112,11 @@ class _LoweredGraph(nn.Module):
         return y if input.dim() == 3 else y.squeeze(0)
 
 
-class _LoweredEdges(nn.Module):
-    source: Tensor
-    target: Tensor
-
-    def __init__(self, generators: GraphGenerators) -> None:
-        super().__init__()
-        source, target = generators.edge_index.flip(0) if generators.transposed else generators.edge_index
-        self.register_buffer("source", source)
-        self.register_buffer("target", target)
-        self.edge_weight: Tensor = generators.edge_weight
-
-    def forward(self, f: Tensor) -> Tensor:
-        """(N, nodes, C) to (N, n_L, nodes, C)."""
-        sent = f[:, self.source].unsqueeze(1) * self.edge_weight.to(f.dtype).unsqueeze(2)  # (N, n_L, E, C)
-        into = self.target.reshape(1, 1, -1, 1).expand_as(sent)
-        zero = torch.zeros_like(f).unsqueeze(1).repeat(1, self.edge_weight.shape[0], 1, 1)
-        return zero.scatter_add(2, into, sent)
-
-
-# The first entry that a module is an instance of.
+# The first entry that a module is an instance of. Kinds without taps are plain PyTorch as they are.
 RULES: tuple[tuple[Any, Callable[[Any], nn.Module]], ...] = (
     (LConv, LoweredLConv),
     (DerivativeLConv, _LoweredDerivative),
     (LConvGraph, _LoweredGraph),
-    (GraphGenerators, _LoweredEdges),
     (Generators, plain_generators),
 )
 

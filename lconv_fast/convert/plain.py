@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lconv_fast.convert.taps import halo, mode_of, stencil_of
+from lconv_fast.convert.taps import halo, mode_of
 from lconv_fast.generators import Generators
 from lconv_fast.grid import every
 from lconv_fast.ops.geometry import CoefficientKind, Stencil, accumulate_type
@@ -36,14 +36,11 @@ class PlainGenerators(Generators):
     def mean_square(self) -> Tensor:
         return self._rates
 
-    def to_dense(self, spatial_shape: Sequence[int]) -> Tensor:
-        points = torch.Size(spatial_shape).numel()
-        units = torch.eye(points, dtype=self.coefficients().dtype, device=self.coefficients().device)
-        return self(units.reshape(points, 1, *spatial_shape))[:, :, 0].flatten(2).permute(1, 2, 0)
+    def check_shape(self, spatial: Sequence[int]) -> None:
+        """Any: a tap beyond what a boundary shows is an error of the slices."""
 
-    def forward(self, f: Tensor) -> Tensor:
-        """L_i f for every i: (N, C, *spatial) -> (N, n_L, C, *spatial)."""
-        return self.at(f, (1,) * self.ndim).to(f.dtype)
+    def act(self, coefficients: Tensor, f: Tensor) -> Tensor:
+        return self.at(f, (1,) * len(self.plan.taps[0]))
 
     def at(self, f: Tensor, stride: tuple[int, ...]) -> Tensor:
         """L_i f at every stride-th point. Half types are computed and returned in float32."""
@@ -106,7 +103,7 @@ class PlainGenerators(Generators):
 
 def plain_generators(generators: Generators) -> Generators:
     """Kinds without taps are plain PyTorch as they are."""
-    stencil = stencil_of(generators)
+    stencil = generators.stencil()
     return generators if stencil is None else PlainGenerators(generators, stencil)
 
 

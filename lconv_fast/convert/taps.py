@@ -8,20 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lconv_fast.generators import Generators, GridGenerators
+from lconv_fast.generators import Generators
 from lconv_fast.ops.geometry import CoefficientKind, PaddingMode, Stencil
 
 Offsets = list[tuple[int, ...]]
-
-
-def stencil_of(generators: Generators) -> Stencil | None:
-    """The taps of generators on a grid; None for kinds that are given otherwise."""
-    return generators.stencil() if isinstance(generators, GridGenerators) else None
-
-
-def fixed_grid(stencil: Stencil, v: Tensor) -> tuple[int, ...] | None:
-    """The only grid that coefficients v fit, None when any does."""
-    return tuple(v.shape[2:]) if stencil.kind == CoefficientKind.SAMPLED else None
 
 
 def mode_of(stencil: Any) -> str:
@@ -45,7 +35,7 @@ def constant_taps(generators: Generators) -> tuple[Offsets, Tensor] | None:
 
     Affine fields with matrix 0, the translations, are constant. Transposes are, where taps can be turned round.
     """
-    stencil = stencil_of(generators)
+    stencil = generators.stencil()
     if stencil is None:
         return None
     v: Any = generators.coefficients()
@@ -61,15 +51,3 @@ def constant_taps(generators: Generators) -> tuple[Offsets, Tensor] | None:
             return None
         offsets = [tuple(-o for o in offset) for offset in offsets]
     return offsets, spread(stencil, v)
-
-
-def sampled(stencil: Stencil, v: Tensor, spatial: tuple[int, ...]) -> Tensor:
-    """s[i,j](x) of every tap at every point: (n_L, T, *spatial)."""
-    if stencil.kind == CoefficientKind.AFFINE:
-        axes = [torch.arange(size, dtype=v.dtype, device=v.device) - (size - 1) / 2 for size in spatial]
-        scale = stencil.coordinate_scale or (max(spatial) - 1) / 2 or 1.0
-        x = torch.stack(torch.meshgrid(*axes, indexing="ij")) / scale
-        v = torch.einsum("iab,b...->ia...", v[..., :-1], x) + v[..., -1].reshape(*v.shape[:2], *[1] * len(spatial))
-    elif stencil.kind == CoefficientKind.CONSTANT:
-        v = v.reshape(*v.shape, *[1] * len(spatial)).expand(*v.shape, *spatial)
-    return spread(stencil, v)

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from problems import MODES, Problem, problems, relative_rms
+from problems import MODES, Problem, other_problems, problems, relative_rms
 from torch import nn
 
 import lconv_fast as lc
@@ -89,11 +89,25 @@ def test_whole_model():
         assert relative_rms(z, y) < 1e-6
 
 
+@pytest.mark.parametrize("problem", other_problems(), ids=str)
+def test_kinds_without_taps(problem):
+    generators = problem.make(problem.numbers())
+    x = torch.randn(2, 4, *problem.grid, dtype=torch.float64)
+    if isinstance(generators, lc.GraphGenerators):
+        layer, x = lc.LConvGraph(4, 6, generators, dtype=torch.float64), x.transpose(1, 2)
+    else:
+        layer = LAYERS[problem.ndim](4, 6, generators, stride=2, groups=2, dtype=torch.float64)
+    plain = lc.convert.lower(layer)
+    assert relative_rms(plain(x), layer(x)) < 1e-13
+    assert not any("lconv_fast" in name for name in operators(plain, x))
+
+
 def test_graph_and_dense():
     edges = torch.randint(0, 9, (2, 30))
     layer = lc.LConvGraph(4, 3, lc.GraphGenerators(edges, torch.randn(2, 30), 9).transpose())
     x = torch.randn(2, 9, 4)
     assert relative_rms(lc.convert.lower(layer)(x), layer(x)) < 1e-6
+    assert not any("lconv_fast" in name for name in operators(lc.convert.lower(layer), x))
     layer = lc.LConv2d(4, 6, lc.DenseGenerators(torch.randn(2, 12, 12)), groups=2, stride=2)
     x = torch.randn(2, 4, 3, 4)
     assert relative_rms(lc.convert.lower(layer)(x), layer(x)) < 1e-6

@@ -51,16 +51,16 @@ inline int64_t panel_stride(int64_t depth) {
 
 // How the left factor lies: packed for the micro-kernel, [block][k][row in block]; with k contiguous, the rows
 // kNarrowStride, kPanelStride or any stride apart; or with rows contiguous. Known at compile time.
-enum class Lie { kPacked, kNarrowPanel, kPanel, kAlongDepth, kAlongRows };
+enum class Layout { kPacked, kNarrowPanel, kPanel, kAlongDepth, kAlongRows };
 
-inline Lie lie_of_panel(int64_t stride) {
-  return stride == kNarrowStride ? Lie::kNarrowPanel : stride == kPanelStride ? Lie::kPanel : Lie::kAlongDepth;
+inline Layout layout_of_panel(int64_t stride) {
+  return stride == kNarrowStride ? Layout::kNarrowPanel : stride == kPanelStride ? Layout::kPanel : Layout::kAlongDepth;
 }
 
 template <class A>
 struct Left {
   const A* data;
-  Lie lie = Lie::kPacked;
+  Layout layout = Layout::kPacked;
   int64_t stride = 0;  // from row to row, or from k to k
   // kAlongDepth: a k of more than k_block goes on at the next multiple of k_block_stride.
   int64_t k_block = 0, k_block_stride = 0;
@@ -132,18 +132,19 @@ struct Output {
   }
 };
 
-template <class A, Lie kLie, int kRows, int kVectors>
+template <class A, Layout kLayout, int kRows, int kVectors>
 inline void accumulate(const Product<A>& p, int64_t row, int64_t block, Vector<A> (&sum)[kRows][kVectors]) {
-  constexpr bool kAlongDepth = kLie == Lie::kAlongDepth || kLie == Lie::kPanel || kLie == Lie::kNarrowPanel;
-  const int64_t row_stride = kLie == Lie::kPanel         ? kPanelStride
-                             : kLie == Lie::kNarrowPanel ? kNarrowStride
-                             : kLie == Lie::kAlongDepth  ? p.left.stride
-                                                         : 1;
-  const int64_t k_stride = kLie == Lie::kPacked ? kRows : kAlongDepth ? 1 : p.left.stride;
+  constexpr bool kAlongDepth =
+      kLayout == Layout::kAlongDepth || kLayout == Layout::kPanel || kLayout == Layout::kNarrowPanel;
+  const int64_t row_stride = kLayout == Layout::kPanel         ? kPanelStride
+                             : kLayout == Layout::kNarrowPanel ? kNarrowStride
+                             : kLayout == Layout::kAlongDepth  ? p.left.stride
+                                                               : 1;
+  const int64_t k_stride = kLayout == Layout::kPacked ? kRows : kAlongDepth ? 1 : p.left.stride;
   const int64_t b_stride = p.right.k_stride;
-  const A* left = p.left.data + row * (kLie == Lie::kPacked ? p.depth : row_stride);
+  const A* left = p.left.data + row * (kLayout == Layout::kPacked ? p.depth : row_stride);
   const A* b = p.right.data + block * p.right.block_stride;
-  const int64_t k_block = kLie == Lie::kAlongDepth && p.left.k_block ? p.left.k_block : p.depth;
+  const int64_t k_block = kLayout == Layout::kAlongDepth && p.left.k_block ? p.left.k_block : p.depth;
   for (int64_t rest = p.depth; rest > 0; rest -= k_block, left += p.left.k_block_stride) {
     const int64_t depth = std::min(rest, k_block);
     const A* a = left;
@@ -159,7 +160,7 @@ inline void accumulate(const Product<A>& p, int64_t row, int64_t block, Vector<A
   }
 }
 
-template <Lie kLie, int kRows, int kVectors, class A, class T>
+template <Layout kLayout, int kRows, int kVectors, class A, class T>
 inline void multiply_block(const Sum<A>& s, int64_t row, int64_t block, int64_t rows, int64_t columns,
                            const Output<T>& out) {
   const int64_t column = block * kBlockLanes<A>;
@@ -168,14 +169,14 @@ inline void multiply_block(const Sum<A>& s, int64_t row, int64_t block, int64_t 
     for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector<A>{};
   }
   if (s.scale) {
-    accumulate<A, kLie, kRows, kVectors>(s.first, row, block, sum);
+    accumulate<A, kLayout, kRows, kVectors>(s.first, row, block, sum);
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
         sum[r][v] *= s.scale_rows ? broadcast(s.scale[row + r]) : load(s.scale + column + v * kLanes<A>);
       }
     }
   }
-  accumulate<A, kLie, kRows, kVectors>(s.second, row, block, sum);
+  accumulate<A, kLayout, kRows, kVectors>(s.second, row, block, sum);
   if (row + kRows <= rows && column + kVectors * kLanes<A> <= columns) {
     out.template write<kRows, kVectors>(row, column, sum);
     return;
@@ -191,7 +192,7 @@ inline void multiply_block(const Sum<A>& s, int64_t row, int64_t block, int64_t 
 // Which factor's block stays in the first-level cache while blocks of the other pass by.
 enum class Hold { kRight, kLeft };
 
-template <Lie kLie, class A, class T>
+template <Layout kLayout, class A, class T>
 void multiply_as(const Sum<A>& s, int64_t rows, int64_t columns, const Output<T>& out, Hold hold) {
   const int64_t blocks = divide_up(columns, kBlockLanes<A>);
   const bool half = blocks * kBlockLanes<A> - columns >= kLanes<A>;  // the last block has one vector
@@ -199,37 +200,37 @@ void multiply_as(const Sum<A>& s, int64_t rows, int64_t columns, const Output<T>
   if (hold == Hold::kLeft) {
     for_row_blocks<2>(rows, [&](int64_t row, auto units) {
       for (int64_t block = 0; block < whole; ++block) {
-        multiply_block<kLie, units * kUnit<2>, 2>(s, row, block, rows, columns, out);
+        multiply_block<kLayout, units * kUnit<2>, 2>(s, row, block, rows, columns, out);
       }
     });
   } else {
     for (int64_t block = 0; block < whole; ++block) {
       for_row_blocks<2>(rows, [&](int64_t row, auto units) {
-        multiply_block<kLie, units * kUnit<2>, 2>(s, row, block, rows, columns, out);
+        multiply_block<kLayout, units * kUnit<2>, 2>(s, row, block, rows, columns, out);
       });
     }
   }
   if (!half) return;
-  constexpr int kPackedFor = kLie == Lie::kPacked ? 2 : 1;
+  constexpr int kPackedFor = kLayout == Layout::kPacked ? 2 : 1;
   for_row_blocks<kPackedFor>(rows, [&](int64_t row, auto units) {
-    multiply_block<kLie, units * kUnit<kPackedFor>, 1>(s, row, whole, rows, columns, out);
+    multiply_block<kLayout, units * kUnit<kPackedFor>, 1>(s, row, whole, rows, columns, out);
   });
 }
 
 // All of a [rows, columns] product. The factors are padded to whole blocks, scales too; the output is not.
 template <class A, class T>
 void multiply(const Sum<A>& s, int64_t rows, int64_t columns, const Output<T>& out, Hold hold = Hold::kRight) {
-  switch (s.second.left.lie) {
-    case Lie::kPacked:
-      return multiply_as<Lie::kPacked>(s, rows, columns, out, hold);
-    case Lie::kNarrowPanel:
-      return multiply_as<Lie::kNarrowPanel>(s, rows, columns, out, hold);
-    case Lie::kPanel:
-      return multiply_as<Lie::kPanel>(s, rows, columns, out, hold);
-    case Lie::kAlongDepth:
-      return multiply_as<Lie::kAlongDepth>(s, rows, columns, out, hold);
-    case Lie::kAlongRows:
-      return multiply_as<Lie::kAlongRows>(s, rows, columns, out, hold);
+  switch (s.second.left.layout) {
+    case Layout::kPacked:
+      return multiply_as<Layout::kPacked>(s, rows, columns, out, hold);
+    case Layout::kNarrowPanel:
+      return multiply_as<Layout::kNarrowPanel>(s, rows, columns, out, hold);
+    case Layout::kPanel:
+      return multiply_as<Layout::kPanel>(s, rows, columns, out, hold);
+    case Layout::kAlongDepth:
+      return multiply_as<Layout::kAlongDepth>(s, rows, columns, out, hold);
+    case Layout::kAlongRows:
+      return multiply_as<Layout::kAlongRows>(s, rows, columns, out, hold);
   }
 }
 

@@ -1,7 +1,11 @@
 // apply: y = sum_r (L_r f) W_r, or its transpose.
 #pragma once
 
+#include "../plan.h"
 #include "factor.h"
+#include "pack/packer.h"
+#include "tiles.h"
+#include "workspace.h"
 
 namespace lconv_fast::LCONV_ISA {
 
@@ -11,17 +15,21 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
   using A = Accumulate<S>;
   const Plan plan = plan_apply(p, transposed);
   const Neighbours near(p, transposed);
-  // One channel lies both ways: the other side decides.
-  const bool last = target.channel_stride == 1 && (channels_last(source) || channels_last(target));
-  const Tiles tiles(near.target, plan.row_basis ? Tiles::kAtRows : last ? Tiles::kAnywhere : Tiles::kAtLongRows);
+  // One channel has both layouts: the other side decides.
+  const bool channels_last = target.channel_stride == 1 && (is_channels_last(source) || is_channels_last(target));
+  const Tiles tiles(near.target, plan.row_basis  ? Tiles::kAtRows
+                                 : channels_last ? Tiles::kAnywhere
+                                                 : Tiles::kAtLongRows);
   const Tasks tasks(p.batch, tiles.count);
   const int64_t ins = transposed ? p.out_channels : p.in_channels;
   const int64_t outs = transposed ? p.in_channels : p.out_channels;
   const int64_t point_stride = even_stride(target, near.target);
-  const Panel kind = !plan.row_basis ? Panel::kLayer : transposed ? Panel::kTransposedBasis : Panel::kDifferences;
-  const int64_t rows = panel_rows(p, kind, p.identity);
+  const PanelRows panel_of = !plan.row_basis ? PanelRows::kLayer
+                             : transposed    ? PanelRows::kTransposedBasis
+                                             : PanelRows::kDifferences;
+  const int64_t rows = panel_rows(p, panel_of, p.identity);
   const ChannelBlocks blocks(ins, rows, kLanes<A>);
-  const LayerFactor<S> factor(p, transposed, plan.row_basis, last, weight, blocks);
+  const LayerFactor<S> factor(p, transposed, plan.row_basis, channels_last, weight, blocks);
   const int64_t columns = factor.columns();
   const int64_t slots = plan.row_basis ? p.tap_count() + 1
                         : transposed   ? p.generators * p.tap_count()
@@ -36,12 +44,13 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
 
   parallel_for(tasks.count, [&](int64_t begin, int64_t end) {
     const int64_t depth = rows * blocks.width, stride = panel_stride(depth);
-    const Workspace<A> coefficients(slots * kTile, Start::kAny),
-        panel(last ? kTile * stride : line_panel_size<A>(depth), Start::kAny),
-        sums(own_sums ? kTile * columns : 0, Start::kAny), row_factor(plan.row_basis ? factor.size() : 0, Start::kAny);
+    const Workspace<A> coefficients(slots * kTile, Contents::kAny),
+        panel(channels_last ? kTile * stride : line_panel_size<A>(depth), Contents::kAny),
+        sums(own_sums ? kTile * columns : 0, Contents::kAny),
+        row_factor(plan.row_basis ? factor.size() : 0, Contents::kAny);
     const A* coordinates = coefficients.data() + (transposed ? p.tap_count() * kTile : 0);
     if (plan.row_basis) std::copy_n(factor.main(0, 0), factor.size(), row_factor.data());
-    Packer<S> packer(p, near, source, kind, p.identity, blocks.width);
+    Packer<S> packer(p, near, source, panel_of, p.identity, blocks.width, channels_last);
     std::vector<Segment> segments;
     int64_t tile = -1, row = -1;
     for (int64_t task = begin; task < end; ++task) {
@@ -69,23 +78,22 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
       for (int64_t g = 0; g < p.groups; ++g) {
         S* out = static_cast<S*>(target.data) + at.batch * target.batch_stride + g * outs * target.channel_stride +
                  tiles.begin(tile) * point_stride;
-        const int64_t out_stride = last ? point_stride : target.channel_stride;
+        const int64_t out_stride = channels_last ? point_stride : target.channel_stride;
         for (int64_t b = 0; b < blocks.count; ++b) {
           const int64_t c = blocks.first(b), width = blocks.size(b);
           const A* main =
               plan.row_basis ? row_factor.data() + (factor.main(g, c) - factor.main(0, 0)) : factor.main(g, c);
           const int64_t main_depth = rows * width, scaled_depth = factor.scaled_rows() * width;
           Sum<A> sum;
-          if (last) {
-            packer.points_major(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data(), stride);
+          packer.pack(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data(), stride);
+          if (channels_last) {
             sum.second = {main_depth,
-                          {panel.data(), lie_of_panel(stride), stride},
+                          {panel.data(), layout_of_panel(stride), stride},
                           {main, main_depth * kBlockLanes<A>, kBlockLanes<A>}};
             sum.first = {scaled_depth,
-                         {panel.data() + p.identity * width, lie_of_panel(stride), stride},
+                         {panel.data() + p.identity * width, layout_of_panel(stride), stride},
                          {factor.scaled(g, c), scaled_depth * kBlockLanes<A>, kBlockLanes<A>}};
           } else {
-            packer.channels_major(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data());
             sum.second = {main_depth, {main}, {panel.data(), line_block_stride<A>(main_depth), kBlockLanes<A>}};
             sum.first = {
                 scaled_depth,
@@ -93,17 +101,17 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
                 {panel.data() + p.identity * width * kBlockLanes<A>, line_block_stride<A>(main_depth), kBlockLanes<A>}};
           }
           if (plan.row_basis && scaled_depth > 0) sum.scale = coordinates;
-          sum.scale_rows = last;
+          sum.scale_rows = channels_last;
           const A* start = starts.data() + g * columns;
-          const auto start_kind = last ? Output<S>::kByColumn : Output<S>::kByRow;
-          const int64_t product_rows = last ? points : outs, product_columns = last ? outs : points;
+          const auto start_kind = channels_last ? Output<S>::kByColumn : Output<S>::kByRow;
+          const int64_t product_rows = channels_last ? points : outs, product_columns = channels_last ? outs : points;
           if constexpr (std::is_same_v<S, A>) {
             multiply(sum, product_rows, product_columns,
                      b == 0 ? Output<S>{out, out_stride, start_kind, start}
                             : Output<S>{out, out_stride, Output<S>::kSums, out, out_stride});
           } else {
-            const int64_t sums_stride = last ? columns : kTile;
-            const auto first_kind = last ? Output<A>::kByColumn : Output<A>::kByRow;
+            const int64_t sums_stride = channels_last ? columns : kTile;
+            const auto first_kind = channels_last ? Output<A>::kByColumn : Output<A>::kByRow;
             if (b + 1 < blocks.count) {
               multiply(sum, product_rows, product_columns,
                        b == 0 ? Output<A>{sums.data(), sums_stride, first_kind, start}

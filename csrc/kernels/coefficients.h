@@ -6,6 +6,7 @@
 
 #include "microkernel.h"
 #include "neighbours.h"
+#include "tiles.h"
 
 namespace lconv_fast::LCONV_ISA {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "problem.h"
+#include "../problem.h"
 
 // In the namespace of the instruction set, as all inline code must be: the linker would merge the copies otherwise.
 namespace lconv_fast::LCONV_ISA {
@@ -106,23 +106,5 @@ struct Neighbours {
     return sz < 0 || sy < 0 ? -1 : sz * source.stride[0] + sy * source.stride[1];
   }
 };
-
-// A run of a tile's points along the last axis: points [first, first + length) of the tile.
-struct Segment {
-  int64_t z, y, x;
-  int64_t length, first;
-};
-
-// The points [begin, end) of a grid in row-major order, as segments.
-inline void split_into_segments(const int64_t extent[kAxes], int64_t begin, int64_t end,
-                                std::vector<Segment>& segments) {
-  segments.clear();
-  for (int64_t point = begin; point < end;) {
-    const int64_t x = point % extent[2], row = point / extent[2];
-    const int64_t length = std::min(extent[2] - x, end - point);
-    segments.push_back({row / extent[1], row % extent[1], x, length, point - begin});
-    point += length;
-  }
-}
 
 }  // namespace lconv_fast::LCONV_ISA

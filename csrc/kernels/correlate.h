@@ -1,7 +1,12 @@
 // correlate: dQ/dv = (W_i^T g) . D_a f at each point, and its sums for coefficients that points share.
 #pragma once
 
-#include "factor.h"
+#include "pack/cotangent.h"
+#include "pack/packer.h"
+#include "pack/weight.h"
+#include "reduction.h"
+#include "tiles.h"
+#include "workspace.h"
 
 namespace lconv_fast::LCONV_ISA {
 
@@ -15,11 +20,11 @@ class Correlation {
         f_(f),
         g_(g),
         near_(problem, false),
-        last_(channels_last(f)),
-        tiles_(near_.target, last_ ? Tiles::kAnywhere : Tiles::kAtLongRows),
+        channels_last_(is_channels_last(f)),
+        tiles_(near_.target, channels_last_ ? Tiles::kAnywhere : Tiles::kAtLongRows),
         blocks_(problem.in_channels, std::max(problem.generators, problem.component_count), kLanes<A>),
-        columns_(round_up(problem.generators * blocks_.width, last_ ? kBlockLanes<A> : 1)),
-        packed_size_(last_ ? columns_ : padded_rows(columns_)),
+        columns_(round_up(problem.generators * blocks_.width, channels_last_ ? kBlockLanes<A> : 1)),
+        packed_size_(channels_last_ ? columns_ : padded_rows(columns_)),
         packed_(problem.groups * blocks_.count * packed_size_ * problem.out_channels) {
     parallel_for(p_.groups * blocks_.count, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) pack(weight, k / blocks_.count, k % blocks_.count);
@@ -40,12 +45,12 @@ class Correlation {
     Packer<S> packer;
     std::vector<Segment> segments;
     explicit Scratch(const Correlation& c)
-        : cotangent(c.last_ ? kTile * c.p_.out_channels : line_panel_size<A>(c.p_.out_channels)),
-          products(kTile * c.columns_, Start::kAny),
-          differences(c.last_ ? kTile * panel_stride(c.p_.component_count * c.blocks_.width)
-                              : line_panel_size<A>(c.p_.component_count * c.blocks_.width)),
+        : cotangent(c.channels_last_ ? kTile * c.p_.out_channels : line_panel_size<A>(c.p_.out_channels)),
+          products(kTile * c.columns_, Contents::kAny),
+          differences(c.channels_last_ ? kTile * panel_stride(c.p_.component_count * c.blocks_.width)
+                                       : line_panel_size<A>(c.p_.component_count * c.blocks_.width)),
           gradient(c.slots() * kTile),
-          packer(c.p_, c.near_, c.f_, Panel::kDifferences, false, c.blocks_.width) {}
+          packer(c.p_, c.near_, c.f_, PanelRows::kDifferences, false, c.blocks_.width, c.channels_last_) {}
   };
 
   int64_t slots() const { return p_.generators * p_.component_count; }
@@ -57,7 +62,7 @@ class Correlation {
   void pack(const WeightView& weight, int64_t group, int64_t b) {
     A* packed = packed_at(group, b);
     const int64_t width = blocks_.size(b), outs = p_.out_channels;
-    for_lane_blocks<A>(p_.generators * width, last_, [&](int64_t first, int64_t lanes) {
+    for_lane_blocks<A>(p_.generators * width, channels_last_, [&](int64_t first, int64_t lanes) {
       for (int64_t n = first; n < std::min(first + lanes, p_.generators * width); ++n) {
         const S* from = static_cast<const S*>(weight.data) + (n / width + 1) * weight.row_stride +
                         (blocks_.first(b) + n % width) * weight.in_stride + group * outs * weight.out_stride;
@@ -74,7 +79,7 @@ class Correlation {
     A* products = scratch.products.data();
     A* differences = scratch.differences.data();
     for (int64_t group = 0; group < p_.groups; ++group) {
-      if (last_) {
+      if (channels_last_) {
         pack_points_major<S>(g_, batch, group * outs, outs, scratch.segments, outs, scratch.cotangent.data());
       } else {
         pack_channels_major<S>(g_, batch, group * outs, outs, scratch.segments, scratch.cotangent.data());
@@ -83,16 +88,17 @@ class Correlation {
         const int64_t width = blocks_.size(b), channel = group * p_.in_channels + blocks_.first(b);
         const int64_t columns = p_.generators * width;
         const A* packed = packed_at(group, b);
-        if (last_) {
+        if (channels_last_) {
           const int64_t stride = panel_stride(p_.component_count * blocks_.width);
-          multiply(Sum<A>{{outs, {cotangent, Lie::kAlongDepth, outs}, {packed, outs * kBlockLanes<A>, kBlockLanes<A>}}},
-                   points, columns, Output<A>{products, columns_, Output<A>::kByRow, zeros_.data()});
-          scratch.packer.points_major(batch, channel, width, scratch.segments, differences, differences, stride);
+          multiply(
+              Sum<A>{{outs, {cotangent, Layout::kAlongDepth, outs}, {packed, outs * kBlockLanes<A>, kBlockLanes<A>}}},
+              points, columns, Output<A>{products, columns_, Output<A>::kByRow, zeros_.data()});
+          scratch.packer.pack(batch, channel, width, scratch.segments, differences, differences, stride);
           dot_channels(points, width, products, differences, stride, scratch.gradient.data());
         } else {
           multiply(Sum<A>{{outs, {packed}, {cotangent, line_block_stride<A>(outs), kBlockLanes<A>}}}, columns, points,
                    Output<A>{products, kTile, Output<A>::kByColumn, zeros_.data()});
-          scratch.packer.channels_major(batch, channel, width, scratch.segments, differences, differences);
+          scratch.packer.pack(batch, channel, width, scratch.segments, differences, differences, 0);
           dot_lines(points, width, products, differences, scratch.gradient.data());
         }
       }
@@ -205,7 +211,7 @@ class Correlation {
   const Problem& p_;
   const View &f_, &g_;
   const Neighbours near_;
-  const bool last_;
+  const bool channels_last_;
   const Tiles tiles_;
   const ChannelBlocks blocks_;
   const int64_t columns_, packed_size_;

@@ -1,21 +1,12 @@
 // The weight as the factor of the panels, made ready once for a call.
 #pragma once
 
-#include "pack.h"
-#include "plan.h"
+#include "pack/panel.h"
+#include "pack/weight.h"
 #include "tiles.h"
+#include "workspace.h"
 
 namespace lconv_fast::LCONV_ISA {
-
-// Calls body(first lane, lanes) for the blocks in which the outputs lie in a packed factor.
-template <class A, class Body>
-inline void for_lane_blocks(int64_t outs, bool in_columns, Body body) {
-  if (in_columns) {
-    for (int64_t out = 0; out < outs; out += kBlockLanes<A>) body(out, int64_t{kBlockLanes<A>});
-  } else {
-    for_row_blocks<2>(outs, [&](int64_t out, auto units) { body(out, int64_t{units * kUnit<2>}); });
-  }
-}
 
 template <class S>
 class LayerFactor {
@@ -31,9 +22,9 @@ class LayerFactor {
         ins_(blocks.channels),
         outs_(transposed ? p.in_channels : p.out_channels),
         rows_(panel_rows(p,
-                         !row_basis   ? Panel::kLayer
-                         : transposed ? Panel::kTransposedBasis
-                                      : Panel::kDifferences,
+                         !row_basis   ? PanelRows::kLayer
+                         : transposed ? PanelRows::kTransposedBasis
+                                      : PanelRows::kDifferences,
                          p.identity)),
         scaled_rows_(!row_basis   ? 0
                      : transposed ? p.ndim - 1
@@ -96,7 +87,7 @@ class LayerFactor {
       return;
     }
     const int n = p_.ndim;
-    const Workspace<A> one(width * columns_, Start::kAny);
+    const Workspace<A> one(width * columns_, Contents::kAny);
     A* scaled = scaled_.data() + (g * ins_ + c) * scaled_rows_ * columns_;
     A* per_row = per_row_at(g, c);
     const int64_t part = n * width * columns_;  // P, then P_y, then P_z

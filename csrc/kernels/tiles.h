@@ -1,39 +1,33 @@
-// How a call is cut into tiles of points and blocks of channels, and the memory that a tile works in.
+// How a call is cut into tiles of points and blocks of channels.
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-#include <new>
+#include <algorithm>
+#include <vector>
 
+#include "../plan.h"
 #include "microkernel.h"
-#include "neighbours.h"
-#include "plan.h"
 
 namespace lconv_fast::LCONV_ISA {
 
 static_assert(kTile % kBlockRows<1> == 0 && kTile % kBlockRows<2> == 0 && kTile % kBlockLanes<float> == 0);
 
-// Workspace aligned to a cache line: zero, or as it comes where all that counts is written before it is read (padding
-// is computed with and thrown away).
-enum class Start { kZero, kAny };
-
-template <class A>
-class Workspace {
- public:
-  explicit Workspace(int64_t count, Start start = Start::kZero) {
-    const size_t bytes = static_cast<size_t>(round_up(std::max<int64_t>(count, 1) * sizeof(A), 64));
-    data_.reset(static_cast<A*>(std::aligned_alloc(64, bytes)));
-    if (!data_) throw std::bad_alloc();
-    if (start == Start::kZero) std::memset(static_cast<void*>(data_.get()), 0, bytes);
-  }
-  A* data() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(A* p) const { std::free(p); }
-  };
-  std::unique_ptr<A, Free> data_;
+// A run of a tile's points along the last axis: points [first, first + length) of the tile.
+struct Segment {
+  int64_t z, y, x;
+  int64_t length, first;
 };
+
+// The points [begin, end) of a grid in row-major order, as segments.
+inline void split_into_segments(const int64_t extent[kAxes], int64_t begin, int64_t end,
+                                std::vector<Segment>& segments) {
+  segments.clear();
+  for (int64_t point = begin; point < end;) {
+    const int64_t x = point % extent[2], row = point / extent[2];
+    const int64_t length = std::min(extent[2] - x, end - point);
+    segments.push_back({row / extent[1], row % extent[1], x, length, point - begin});
+    point += length;
+  }
+}
 
 // Channels are taken in blocks so that a panel of a tile's points stays in the second-level cache and a packed block of
 // W in the first: rows * width <= kPanelDepth.
@@ -49,7 +43,7 @@ struct ChannelBlocks {
   int64_t size(int64_t block) const { return std::min(width, channels - block * width); }
 };
 
-inline bool channels_last(const View& v) { return v.channel_stride == 1 && v.stride[2] != 1; }
+inline bool is_channels_last(const View& v) { return v.channel_stride == 1 && v.stride[2] != 1; }
 
 // The step from each point to the next in row-major order, where it is the same all over; -1 otherwise.
 inline int64_t even_stride(const View& v, const int64_t extent[kAxes]) {
@@ -110,15 +104,5 @@ struct Tasks {
     return {first + rest % samples, rest / samples};
   }
 };
-
-// Sums over points are split into parts of this many points at least, whatever the number of threads, and added up in
-// order: the result is the same for every number of threads. Bounded in bytes as well.
-constexpr int64_t kPartPoints = 4096;
-constexpr int64_t kMostPartBytes = int64_t{1} << 26;
-
-inline int64_t part_count(int64_t tasks, int64_t points, int64_t bytes) {
-  const int64_t affordable = kMostPartBytes / std::max<int64_t>(bytes, 1);
-  return std::max<int64_t>(1, std::min({tasks, points / kPartPoints, affordable}));
-}
 
 }  // namespace lconv_fast::LCONV_ISA

@@ -1,9 +1,12 @@
 // gram: dQ/dW = sum over points of (L_r f)^T g.
 #pragma once
 
-#include "pack.h"
-#include "plan.h"
+#include "../plan.h"
+#include "pack/cotangent.h"
+#include "pack/packer.h"
+#include "reduction.h"
 #include "tiles.h"
+#include "workspace.h"
 
 namespace lconv_fast::LCONV_ISA {
 
@@ -13,7 +16,7 @@ namespace lconv_fast::LCONV_ISA {
 struct GramRows {
   int64_t product, scaled, total;  // rows of the two products, and of all
   GramRows(const Problem& p, bool row_basis)
-      : product(panel_rows(p, row_basis ? Panel::kDifferences : Panel::kLayer, p.identity)),
+      : product(panel_rows(p, row_basis ? PanelRows::kDifferences : PanelRows::kLayer, p.identity)),
         scaled(row_basis ? p.ndim : 0),
         total(product + scaled + (row_basis && p.ndim > 1 ? p.ndim * p.ndim : 0)) {}
 };
@@ -29,10 +32,10 @@ class Gram {
         g_(g),
         basis_(plan_gram(problem).row_basis),
         near_(problem, false),
-        last_(channels_last(f)),
-        tiles_(near_.target, basis_  ? Tiles::kAtRows
-                             : last_ ? Tiles::kAnywhere
-                                     : Tiles::kAtLongRows),
+        channels_last_(is_channels_last(f)),
+        tiles_(near_.target, basis_           ? Tiles::kAtRows
+                             : channels_last_ ? Tiles::kAnywhere
+                                              : Tiles::kAtLongRows),
         tasks_(problem.batch, tiles_.count),
         rows_(problem, basis_),
         outs_(problem.out_channels),
@@ -77,11 +80,13 @@ class Gram {
     explicit Scratch(const Gram& k)
         : depth(k.rows_.product * k.blocks_.width),
           stride(panel_stride(depth + kBlockRows<2>)),
-          coefficients(std::max<int64_t>(1, k.p_.generators * k.p_.component_count) * kTile, Start::kAny),
-          panel(k.last_ ? kTile * stride : line_panel_size<A>(depth) + kBlockRows<2> * kBlockLanes<A>, Start::kAny),
+          coefficients(std::max<int64_t>(1, k.p_.generators * k.p_.component_count) * kTile, Contents::kAny),
+          panel(k.channels_last_ ? kTile * stride : line_panel_size<A>(depth) + kBlockRows<2> * kBlockLanes<A>,
+                Contents::kAny),
           cotangent(kTile * k.columns_),
           scaled(k.basis_ ? kTile * k.columns_ : 0),
-          packer(k.p_, k.near_, k.f_, k.basis_ ? Panel::kDifferences : Panel::kLayer, k.p_.identity, k.blocks_.width) {}
+          packer(k.p_, k.near_, k.f_, k.basis_ ? PanelRows::kDifferences : PanelRows::kLayer, k.p_.identity,
+                 k.blocks_.width, k.channels_last_) {}
   };
 
   void sum_part(int64_t part, Scratch& scratch) const {
@@ -131,17 +136,14 @@ class Gram {
         const int64_t c = group * p_.in_channels + blocks_.first(b), width = blocks_.size(b);
         A* block_sums = sums + group * group_size_ + blocks_.first(b) * rows_.total * columns_;
         // The reduction runs over points, so the panel is read along its other axis.
-        Left<A> left{scratch.panel.data(), Lie::kAlongRows, scratch.stride};
-        Left<A> differences{scratch.panel.data() + p_.identity * width, Lie::kAlongRows, scratch.stride};
-        if (last_) {
-          scratch.packer.points_major(batch, c, width, scratch.segments, scratch.coefficients.data(),
-                                      scratch.panel.data(), scratch.stride);
-        } else {
-          scratch.packer.channels_major(batch, c, width, scratch.segments, scratch.coefficients.data(),
-                                        scratch.panel.data());
+        Left<A> left{scratch.panel.data(), Layout::kAlongRows, scratch.stride};
+        Left<A> differences{scratch.panel.data() + p_.identity * width, Layout::kAlongRows, scratch.stride};
+        scratch.packer.pack(batch, c, width, scratch.segments, scratch.coefficients.data(), scratch.panel.data(),
+                            scratch.stride);
+        if (!channels_last_) {
           const int64_t lanes = kBlockLanes<A>, block_stride = line_block_stride<A>(rows_.product * width);
-          left = {scratch.panel.data(), Lie::kAlongDepth, lanes, lanes, block_stride};
-          differences = {scratch.panel.data() + p_.identity * width * lanes, Lie::kAlongDepth, lanes, lanes,
+          left = {scratch.panel.data(), Layout::kAlongDepth, lanes, lanes, block_stride};
+          differences = {scratch.panel.data() + p_.identity * width * lanes, Layout::kAlongDepth, lanes, lanes,
                          block_stride};
         }
         const auto add = [&](const Left<A>& factor, const Right<A>& cotangent, int64_t first_row, int64_t rows) {
@@ -209,7 +211,7 @@ class Gram {
   const View &f_, &g_;
   const bool basis_;
   const Neighbours near_;
-  const bool last_;
+  const bool channels_last_;
   const Tiles tiles_;
   const Tasks tasks_;
   const GramRows rows_;

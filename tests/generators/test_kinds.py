@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from problems import MODES, problems, relative_rms
+from problems import MODES, other_problems, problems, relative_rms
 
 import lconv_fast as lc
-from lconv_fast import algebras, differences
+from lconv_fast.generators import algebras, differences
 
 
-@pytest.mark.parametrize("problem", problems(), ids=str)
+@pytest.mark.parametrize("problem", [*problems(), *other_problems()], ids=str)
 def test_dense_and_transpose(problem):
     numbers = problem.numbers()
     generators, truth = problem.make(numbers), problem.dense(numbers)
@@ -20,14 +20,15 @@ def test_dense_and_transpose(problem):
     assert relative_rms(generators.transpose().transpose().to_dense(problem.grid), truth) < 1e-14
 
 
-@pytest.mark.parametrize("problem", problems(), ids=str)
+@pytest.mark.parametrize("problem", [*problems(), *other_problems()], ids=str)
 def test_dot(problem):
     """<L f, g> = <f, L^T g>."""
     generators = problem.make(problem.numbers())
     f, g = torch.randn(2, 2, 3, *problem.grid, dtype=torch.float64)
-    left = generators(f) * g[:, None]
-    right = f[:, None] * generators.transpose()(g)
-    scale = generators(f).norm() * g.norm()
+    moved = problem.act(generators, f)
+    left = moved * g[:, None]
+    right = f[:, None] * problem.act(generators.transpose(), g)
+    scale = moved.norm() * g.norm()
     assert (
         left.transpose(0, 1).flatten(1).sum(1) - right.transpose(0, 1).flatten(1).sum(1)
     ).abs().max() < 1e-14 * scale
@@ -134,3 +135,20 @@ def test_transpose_shares_parameters():
     assert turned.matrix is generators.matrix and isinstance(turned, lc.AffineGenerators)
     turned.double()
     assert list(turned.state_dict()) == ["matrix", "shift"]
+
+
+@pytest.mark.parametrize(
+    "problem", [p for p in [*other_problems(), *problems()] if p.ndim == 2 or p.mode == "none"], ids=str
+)
+def test_without_channels(problem):
+    """y is the bias, and all gradients but the bias's are 0."""
+    generators = problem.make(problem.numbers(), learnable=True)
+    for g in (generators, generators.transpose()):
+        for ins, outs in ((0, 3), (3, 0), (0, 0)):
+            x = torch.randn(2, ins, *problem.grid, dtype=torch.float64, requires_grad=True)
+            w = torch.randn(problem.count + 1, outs, ins, dtype=torch.float64, requires_grad=True)
+            b = torch.randn(outs, dtype=torch.float64)
+            y = problem.layer(x, w, g, b)
+            assert y.shape == (2, outs, *problem.grid) and (y == b.reshape(1, -1, *[1] * problem.ndim)).all()
+            gradients = torch.autograd.grad(y.sum(), [x, w, *g.parameters()])
+            assert all(t.count_nonzero() == 0 for t in gradients)
