@@ -22,6 +22,8 @@ from lconv_fast.ops.geometry import CoefficientKind, Stencil, accumulate_type
 class PlainGenerators(Generators):
     """Generators with taps, in plain PyTorch; `forward` takes and gives what theirs does."""
 
+    ndim: int
+
     def __init__(self, generators: Generators, stencil: Stencil) -> None:
         super().__init__()
         self.plan, self.transposed, self.padding_mode = stencil, stencil.transposed, mode_of(stencil)
@@ -40,7 +42,7 @@ class PlainGenerators(Generators):
         """Any: a tap beyond what a boundary shows is an error of the slices."""
 
     def act(self, coefficients: Tensor, f: Tensor) -> Tensor:
-        return self.at(f, (1,) * len(self.plan.taps[0]))
+        return self.at(f, (1,) * self.ndim)
 
     def at(self, f: Tensor, stride: tuple[int, ...]) -> Tensor:
         """L_i f at every stride-th point. Half types are computed and returned in float32."""
