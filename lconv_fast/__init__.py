@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from lconv_fast import functional, generators
+from lconv_fast import convert, functional, gconv, generators
 from lconv_fast.explain import Explanation, explain
 from lconv_fast.generators import (
     AffineGenerators,
@@ -16,12 +16,14 @@ from lconv_fast.generators import (
     StencilGenerators,
 )
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d, LConvGraph
+from lconv_fast.recursive import DerivativeLConv, MaxLConv, RecursiveLConv, flow
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AffineGenerators",
     "DenseGenerators",
+    "DerivativeLConv",
     "DifferentialGenerators",
     "Explanation",
     "FieldGenerators",
@@ -32,11 +34,16 @@ __all__ = [
     "LConv3d",
     "LConvGraph",
     "LowRankGenerators",
+    "MaxLConv",
     "ProductGenerators",
+    "RecursiveLConv",
     "StencilGenerators",
+    "convert",
     "discovery",
     "explain",
+    "flow",
     "functional",
+    "gconv",
     "generators",
 ]
 
