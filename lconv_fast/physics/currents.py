@@ -39,8 +39,9 @@ def momenta(lagrangian: QuadraticLagrangian | Density, phi: Tensor, scheme: Sche
     slope, field = leaf(dphi), leaf(phi)
     with torch.enable_grad():
         value = evaluate(lagrangian, field, slope, x)
+        action = value.sum()
     # With phi beside dphi, a density without derivatives of phi has momenta 0 and is no error.
-    _, found = gradients(value.sum(), (field, slope), recorded)
+    _, found = gradients(action, (field, slope), recorded)
     return Momenta(value if found.requires_grad else value.detach(), found, dphi, x)
 
 
@@ -88,7 +89,7 @@ def noether_current(
     if generators is not None:
         field = vector_fields(generators, found.x)
         # p^a . d_b phi is the canonical tensor: contracted with v^b, for any number of generators.
-        parts.append(torch.einsum("Nba...,ib...->Nia...", _canonical(found), field))
+        parts.append(torch.einsum("Nba...,ib...->Nia...", canonical(found), field))
     return sum(parts[1:], parts[0])
 
 
@@ -111,7 +112,7 @@ def _check_internal(internal: Tensor | None, phi: Tensor, count: int | None) -> 
     return matrices if count is None else matrices.expand(count, -1, -1)
 
 
-def _canonical(found: Momenta) -> Tensor:
+def canonical(found: Momenta) -> Tensor:
     """T^a_b = p^a . d_b phi - delta^a_b L, (N, b, a, *spatial)."""
     tensor = torch.einsum("Nca...,Ncb...->Nba...", found.momenta.conj(), found.dphi).real
     ndim = tensor.shape[1]
@@ -162,7 +163,7 @@ def stress_energy(
         raise ValueError(f"spin: expected {len(pairs)} matrices, one for each pair of axes, got {len(matrices)}")
     scheme = scheme_of(accuracy, padding_mode, lagrangian)
     found = momenta(lagrangian, phi, scheme)
-    tensor = _canonical(found)
+    tensor = canonical(found)
     if not symmetric:
         return tensor
     sign = torch.tensor(signature or [1] * ndim, dtype=tensor.dtype, device=tensor.device)

@@ -90,8 +90,11 @@ def robustness(
         with torch.enable_grad():
             y = model(field)  # type: ignore[call-arg]
             each = y.abs().square().flatten(1).sum(1) if loss is None else loss(y)
-        if tuple(each.shape) != (phi.shape[0],):
-            raise ValueError(f"loss: expected one number for each sample, ({phi.shape[0]},), got {tuple(each.shape)}")
-        residual = gradients(each.sum(), (field,), recorded)[0]
+            if tuple(each.shape) != (phi.shape[0],):
+                raise ValueError(
+                    f"loss: expected one number for each sample, ({phi.shape[0]},), got {tuple(each.shape)}"
+                )
+            total = each.sum()
+        residual = gradients(total, (field,), recorded)[0]
     squares = residual.abs().square().sum(1)
     return Robustness(squares.sqrt(), squares.flatten(1).sum(1).sqrt(), residual)

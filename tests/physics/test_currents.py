@@ -242,6 +242,16 @@ def test_gradients_through_the_current():
     assert layer.weight.grad.abs().sum() > 0
 
 
+def test_without_recording():
+    phi = torch.randn(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        current = P.noether_current(euclidean, phi, named("se"))
+        residual = P.euler_lagrange(euclidean, phi)
+        P.robustness(lc.LConv2d(1, 1, dtype=torch.float64), phi)
+    assert not current.requires_grad and not residual.requires_grad
+    assert relative(current - P.noether_current(euclidean, phi, named("se")), current) < 1e-15
+
+
 def test_bad_input():
     phi = torch.randn(1, 2, 8, 8, dtype=torch.float64)
     rotation = named("rotation")
