@@ -66,7 +66,7 @@ class Audit:
         shown = [layer for layer in self.layers if layer.map is not None and layer.map.dim() == 3]
         shown = sorted(shown, key=lambda layer: -layer.interior.max().item())[:most]
         figure = pyplot.figure(figsize=(max(8.0, 2.6 * len(shown)), 6.5), layout="constrained")
-        upper, lower = figure.subfigures(2, 1)
+        upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
         axis = upper.subplots()
         at = range(len(self.layers))
         for part, color in (("boundary", "tab:gray"), ("interior", "tab:red")):

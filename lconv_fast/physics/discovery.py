@@ -58,8 +58,8 @@ def discover_by_noether(
         minimise  |sum_k c_k div J_k|^2 / sum_a |sum_k c_k d_a J_k^a|^2
 
     over c is a generalised singular value problem, solved at once for all directions. The denominator, the terms of the
-    divergence, keeps the trivial c = 0 and currents that vanish from counting. Fields are scalars: what turns components
-    along with points is not looked for.
+    divergence, keeps the trivial c = 0 and currents that vanish from counting. Fields are scalars: what turns
+    components along with points is not looked for.
 
     Args:
         lagrangian: a QuadraticLagrangian or any density (see `euler_lagrange`).

@@ -191,32 +191,37 @@ class _Run:
             a, k = tree_unflatten(given, form)
             return _tensors(module.forward(*a, **k))
 
-        parts = [[], []]  # interior, boundary: for each generator |defect|, |motion|
-        rates, maps, method, shape = [], [], "", ()
+        interior: list[float] = []
+        boundary: list[float] = []
+        rates: list[float] = []
+        maps: list[Tensor] = []
+        shape: Shape = ()
+        method = ""
         for i in range(self.group.num_generators):
             moved = [_apply(g, value, i) for g, value in zip(before, inputs, strict=True)]
             results, tangents, method = tangent(function, inputs, moved)
-            total, size, picture, sums = 0.0, 0.0, None, torch.zeros(2, 2, dtype=torch.float64)
-            for y, dy in zip(results, tangents, strict=True):
+            # |defect|^2 and |motion|^2, in the interior and within the margin; |Q[f]|^2.
+            sums, size = torch.zeros(2, 2, dtype=torch.float64), 0.0
+            for k, (y, dy) in enumerate(zip(results, tangents, strict=True)):
                 acting = _acting(self.group, self.follower, y, path, name)
                 expected = _apply(acting, y, i)
                 defect = _points(dy - expected)
                 # What does not move is measured by its own size.
                 motion = _points(y) if acting is None else torch.maximum(_points(dy), _points(expected))
-                total, size = total + defect.sum().item(), size + _points(y).sum().item()
-                inside = self._inside(defect.shape)
+                size += _points(y).sum().item()
+                inside = self._inside(defect.shape).to(y.device)
                 for row, mask in enumerate((inside, ~inside)):
                     sums[row] += torch.stack([defect[mask].sum(), motion[mask].sum()]).cpu()
-                if picture is None:
-                    picture, shape = defect.sqrt().float().cpu(), tuple(y.shape[2:])
-            for part, (error, scale) in zip(parts, sums.tolist(), strict=True):
+                if k == 0:
+                    shape = tuple(y.shape[2:])
+                    if self.maps and shape:
+                        maps.append(defect.sqrt().float().cpu())
+            for part, (error, scale) in zip((interior, boundary), sums.tolist(), strict=True):
                 part.append((error / scale) ** 0.5 if scale else 0.0)
-            rates.append((total / size) ** 0.5 if size else 0.0)
-            maps.append(picture)
-        kept = torch.stack(maps) if self.maps and shape and maps[0] is not None else None
-        leaf = not any(True for _ in module.children())
-        numbers = [torch.tensor(part, dtype=torch.float64) for part in (*parts, rates)]
-        return Layer(path, name, leaf, shape, *numbers, method, kept)
+            rates.append((sums[:, 0].sum().item() / size) ** 0.5 if size else 0.0)
+        inner, outer, rate = (torch.tensor(part, dtype=torch.float64) for part in (interior, boundary, rates))
+        leaf = next(module.children(), None) is None
+        return Layer(path, name, leaf, shape, inner, outer, rate, method, torch.stack(maps) if maps else None)
 
     def _inside(self, spatial: Sequence[int]) -> Tensor:
         """Which points are farther than the margin from the border; where that leaves none, the middle ones."""
@@ -268,8 +273,8 @@ def _acting(
     found = placed(group, follower.root, spatial, follower.known[spatial])
     if found is None:
         raise ValueError(
-            f"audit: {which} {side} a grid {spatial}, where only affine generators can be followed from {follower.root}, "
-            f"got {type(group).__name__}"
+            f"audit: {which} {side} a grid {spatial}, where only affine generators can be followed from "
+            f"{follower.root}, got {type(group).__name__}"
         )
     if isinstance(found, GridGenerators):
         try:

@@ -307,7 +307,7 @@ def test_bad_input():
         P.audit(nn.Tanh(), x, lc.AffineGenerators.named("rotation", 3))
     with pytest.raises(ValueError, match="expected 2 axes as x has"):
         P.equivariance_error(nn.Tanh(), x, lc.AffineGenerators.named("rotation", 3), 0.1)
-    with pytest.raises(TypeError, match="model: expected an nn.Module"):
+    with pytest.raises(TypeError, match="model: expected"):
         P.audit(torch.tanh, x, "rotation")
     with pytest.raises(TypeError, match="x: expected"):
         P.audit(nn.Tanh(), torch.ones(1, 1, 8, 8, dtype=torch.int64), "rotation")
