@@ -19,10 +19,10 @@ import torch
 import lconv_fast as lc
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 P = lc.physics
-SIZE, WAVE, NOISE = 64, 0.45, 0.0
+SIZE, WAVE = 64, 0.45
 
 
 def snapshots(count, seed, angles):
@@ -54,8 +54,8 @@ def fit(fields):
     sizes = rows.norm(dim=0)
     _, singular, vectors = torch.linalg.svd(rows / sizes, full_matrices=False)
     h00, h01, h11, m2 = (vectors[-1] / sizes / (vectors[-1] / sizes)[0]).tolist()
-    print(f"fitted: h = [[{h00:.4f}, {h01 / 2:.4f}], [{h01 / 2:.4f}, {h11:.4f}]], m2 = {m2:.5f} (true {-(WAVE**2):.5f}); "
-          f"singular values {singular[-2]:.2e}, {singular[-1]:.1e}")  # fmt: skip
+    print(f"fitted: h = [[{h00:.4f}, {h01 / 2:.4f}], [{h01 / 2:.4f}, {h11:.4f}]], m2 = {m2:.5f}, true {-(WAVE**2):.5f}")
+    print(f"of its residual: last two singular values {singular[-2]:.2e}, {singular[-1]:.1e}")
     h = torch.tensor([[h00, h01 / 2], [h01 / 2, h11]], dtype=torch.float64)
     return P.QuadraticLagrangian(m2, h, accuracy=8)
 
@@ -91,8 +91,10 @@ def main():
     axes[0].imshow(fields[0, 0], cmap="gray")
     step = slice(4, -4, 5)
     rows, columns = torch.meshgrid(torch.arange(SIZE)[step], torch.arange(SIZE)[step], indexing="ij")
-    axes[0].quiver(columns, rows, current[0, 0, 1, step, step], current[0, 0, 0, step, step], color="tab:orange", angles="xy")
-    axes[0].set_title("data, and the current of the discovered generator")
+    axes[0].quiver(
+        columns, rows, current[0, 0, 1, step, step], current[0, 0, 0, step, step], color="tab:orange", angles="xy"
+    )
+    axes[0].set_title("data, and the current")
     bound = divergence[0, 0, 10:-10, 10:-10].abs().max().item()
     image = axes[1].imshow(divergence[0, 0], cmap="RdBu", vmin=-bound, vmax=bound)
     axes[1].set_title("its divergence (the border is padded)")

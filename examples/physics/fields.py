@@ -16,7 +16,7 @@ from scipy.sparse.linalg import spsolve
 import lconv_fast as lc
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 P = lc.physics
 SIZE = 256
@@ -42,7 +42,9 @@ def helmholtz(folder):
         return (df.square().sum(2) - k2 * f.square() - 2 * source * f).sum(1)
 
     residual = P.euler_lagrange(density, phi, padding_mode="circular")
-    print(f"Helmholtz: |E| / |j| = {residual.norm() / source.norm():.1e} at scipy's solution of the same discrete action")
+    print(
+        f"Helmholtz: |E| / |j| = {residual.norm() / source.norm():.1e} at scipy's solution of the same discrete action"
+    )
     # Away from the sources, the momentum currents (stress) have no divergence; at the sources, their force.
     free = P.QuadraticLagrangian(-k2, torch.eye(2, dtype=torch.float64), padding_mode="circular")
     stress = P.stress_energy(free, phi, symmetric=True)
@@ -50,10 +52,17 @@ def helmholtz(folder):
     quiet = source.abs() < 1e-10
     terms = [P.derivatives(stress[:, 1, a : a + 1], 2, "circular")[0, 0, a][quiet].norm().item() for a in range(2)]
     share = divergence[quiet].norm() / math.hypot(*terms)
-    print(f"Helmholtz: divergence of the stress away from the sources, of its terms: {share:.1e} (differences of order 2)")
+    print(
+        f"Helmholtz: divergence of the stress away from the sources, of its terms: {share:.1e} (differences of order 2)"
+    )
     show(
         folder / "helmholtz.png",
-        {"source": source, "phi": phi[0, 0], "|stress|": stress[0].square().sum((0, 1)).sqrt(), "divergence": divergence},
+        {
+            "source": source,
+            "phi": phi[0, 0],
+            "|stress|": stress[0].square().sum((0, 1)).sqrt(),
+            "divergence": divergence,
+        },
     )
 
 
@@ -90,10 +99,9 @@ def wave(folder):
     print(f"wave: charge drift {max(abs(c / charges[0] - 1) for c in charges):.1e}, ", end="")
     print(f"energy within {max(abs(e / energies[0] - 1) for e in energies):.1e}, in {SIZE - 2} steps")
     print(f"wave: divergence of the U(1) current, of its terms: {share:.1e} (steps of order 2 in time)")
-    show(
-        folder / "wave.png",
-        {"Re phi (time down)": phi[0, 0].real, "charge density": current[0, 0, 0], "flow": current[0, 0, 1], "divergence": divergence},
-    )  # fmt: skip
+    charge, flow = current[0, 0]
+    pictures = {"Re phi (time down)": phi[0, 0].real, "charge density": charge, "flow": flow, "divergence": divergence}
+    show(folder / "wave.png", pictures)
 
 
 def show(path, pictures):

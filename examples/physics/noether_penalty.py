@@ -20,7 +20,7 @@ from torch import nn
 import lconv_fast as lc
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 P = lc.physics
 NOISES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)

@@ -14,7 +14,7 @@ from skimage.data import astronaut
 import lconv_fast as lc
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 
 def main():
@@ -35,7 +35,9 @@ def main():
           f"{sigma * found.number.item():.3g} = sigma |E|")  # fmt: skip
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
     axes[0].imshow(photo[0].permute(1, 2, 0))
-    image = axes[1].imshow(found.map[0].detach().clamp(max=float(torch.quantile(found.map.detach(), 0.99))), cmap="magma")
+    image = axes[1].imshow(
+        found.map[0].detach().clamp(max=float(torch.quantile(found.map.detach(), 0.99))), cmap="magma"
+    )
     axes[1].set_title("|E|: where noise changes the loss")
     figure.colorbar(image, ax=axes[1], shrink=0.8)
     for axis in axes:

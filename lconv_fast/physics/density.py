@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lconv_fast.modules import LConv1d, LConv2d, LConv3d
 from lconv_fast.physics.derivatives import Accuracy
 
 Density = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -33,6 +34,8 @@ def scheme_of(accuracy: Accuracy | None, padding_mode: str | None, *sources: obj
 
 
 def check_lagrangian(lagrangian: object) -> None:
+    if isinstance(lagrangian, LConv1d | LConv2d | LConv3d):
+        raise TypeError("lagrangian: a layer is none; expected QuadraticLagrangian.from_layer(layer)")
     if not callable(lagrangian):
         raise TypeError(
             "lagrangian: expected a QuadraticLagrangian or a density (phi, dphi, x) -> (N, *spatial), "

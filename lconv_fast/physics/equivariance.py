@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from lconv_fast.generators import AffineGenerators, Generators, GridGenerators
+from lconv_fast.generators import AffineGenerators, Generators
 from lconv_fast.physics.audit_report import Audit, Layer
 from lconv_fast.physics.grids import Follower, Shape
 from lconv_fast.physics.group import check_group, exponential, matched, one_of, placed
@@ -270,20 +270,22 @@ def _acting(
             f"audit: {which} {side} a grid {spatial}, made by {follower.lost.get(spatial, 'an unknown function')} in a "
             f"way that cannot be followed from {follower.root}; say where it lies with grids={{path: (scale, offset)}}"
         )
-    found = placed(group, follower.root, spatial, follower.known[spatial])
-    if found is None:
-        raise ValueError(
-            f"audit: {which} {side} a grid {spatial}, where only affine generators can be followed from "
-            f"{follower.root}, got {type(group).__name__}"
-        )
-    if isinstance(found, GridGenerators):
+    placement = follower.known[spatial]
+    if (spatial, placement) not in follower.acting:
+        found = placed(group, follower.root, spatial, placement)
+        if found is None:
+            raise ValueError(
+                f"audit: {which} {side} a grid {spatial}, where only affine generators can be followed from "
+                f"{follower.root}, got {type(group).__name__}"
+            )
         try:
-            found.stencil(spatial)
+            one_of(found, 0)(torch.zeros(1, 1, *spatial, dtype=group.coefficients().dtype, device=value.device))
         except ValueError as error:
             raise ValueError(
                 f"audit: {which} {side} a grid {spatial} that the generators do not fit: {error}"
             ) from None
-    return found
+        follower.acting[spatial, placement] = found
+    return follower.acting[spatial, placement]
 
 
 def _apply(generators: Generators | None, value: Tensor, index: int) -> Tensor:

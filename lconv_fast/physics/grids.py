@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lconv_fast.generators import Generators
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d
 from lconv_fast.physics.group import Placement
 
@@ -120,6 +121,7 @@ class Follower(TorchFunctionMode):
         super().__init__()
         self.root, self.ndim = root, len(root)
         self.known: dict[Shape, Placement] = {root: Placement.identity(len(root))}
+        self.acting: dict[tuple[Shape, Placement], Generators] = {}  # the group's generators on grids that were seen
         self.lost: dict[Shape, str] = {}  # grids that cannot be followed, and the function that made them
         self.flattened: dict[int, tuple[Shape, str]] = {}  # lengths of vectors that are grids in disguise
 

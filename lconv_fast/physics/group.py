@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lconv_fast import grid
-from lconv_fast.generators import AffineGenerators, Generators, GridGenerators
+from lconv_fast.generators import AffineGenerators, Generators
 from lconv_fast.physics.derivatives import coordinate_scale
 
 
@@ -93,8 +93,9 @@ def check_group(generators: object, x: object) -> None:
         raise TypeError(
             f"x: expected a real floating-point tensor (N, C, *spatial), got {getattr(x, 'shape', type(x))}"
         )
-    if isinstance(generators, GridGenerators) and generators.ndim != x.dim() - 2:
-        raise ValueError(f"generators: expected {x.dim() - 2} axes as x has, got {generators.ndim}")
+    ndim = getattr(generators, "ndim", None)
+    if ndim not in (None, x.dim() - 2):
+        raise ValueError(f"generators: expected {x.dim() - 2} axes as x has, got {ndim}")
 
 
 def exponential(generators: Generators, f: Tensor, t: Tensor) -> Tensor:

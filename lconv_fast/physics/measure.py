@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from lconv_fast.generators import AffineGenerators
-from lconv_fast.physics.density import check_lagrangian
 from lconv_fast.physics.derivatives import check_derivations, check_field, coordinate_scale, coordinates
 
 Form = Callable[[Tensor, Tensor, Tensor], Tensor]  # matrix (n_L, n, n), shift (n_L, n), points x (n, K) -> mu (K,)
@@ -134,7 +133,8 @@ def invariant_loss(
         TypeError, ValueError: shapes that do not fit; a measure that vanishes or diverges on the grid, or that the
             group does not have.
     """
-    check_lagrangian(layer)
+    if not callable(layer):
+        raise TypeError(f"layer: expected a module or function of phi, got {type(layer).__name__}")
     if isinstance(phi, tuple):
         phi = _pair(*phi)
     check_field("phi", phi)

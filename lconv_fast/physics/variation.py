@@ -85,7 +85,8 @@ def robustness(
     if isinstance(model, QuadraticLagrangian):
         residual = euler_lagrange(model, phi)
     else:
-        check_lagrangian(model)
+        if not callable(model):
+            raise TypeError(f"model: expected a module or function of phi, got {type(model).__name__}")
         recorded, field = phi.requires_grad, leaf(phi)
         with torch.enable_grad():
             y = model(field)  # type: ignore[call-arg]

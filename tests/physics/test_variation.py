@@ -143,6 +143,7 @@ def test_bad_input():
         (ValueError, "density of shape", lambda f, d, x: f.square()),
         (TypeError, "expected a tensor", lambda f, d, x: 1.0),
         (TypeError, "expected a QuadraticLagrangian or", 3),
+        (TypeError, "from_layer", lc.LConv2d(1, 1)),
     ):
         with pytest.raises(error, match=text):
             P.euler_lagrange(density, phi)
@@ -156,6 +157,8 @@ def test_bad_input():
         P.euler_lagrange(nonlinear, phi, accuracy=3)
     with pytest.raises(ValueError, match="spectral derivatives need 'circular'"):
         P.euler_lagrange(nonlinear, phi, accuracy="spectral")
+    with pytest.raises(TypeError, match="model: expected a module"):
+        P.robustness(3, phi)
     with pytest.raises(ValueError, match="one number for each sample"):
         P.robustness(torch.nn.Conv2d(1, 1, 3), phi, loss=lambda y: y.sum())
     with pytest.raises(ValueError, match="not differentiable"):
@@ -182,6 +185,21 @@ def test_cost(dtype):
         ratios.append((time.perf_counter() - start) / forward)
     print("residual / forward pass", sorted(ratios))
     assert sorted(ratios)[2] < 6
+
+    def density(f, d, x):
+        return f.square().sum(1) + d.square().sum((1, 2))
+
+    ratios = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with torch.no_grad():
+            density(phi, P.derivatives(phi), None)
+        forward = time.perf_counter() - start
+        start = time.perf_counter()
+        P.euler_lagrange(density, phi)
+        ratios.append((time.perf_counter() - start) / forward)
+    print("residual / density", sorted(ratios))
+    assert sorted(ratios)[1] < 6
 
 
 def test_band_limited_helper_is_band_limited():
