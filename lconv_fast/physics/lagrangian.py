@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.generators import AffineGenerators
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d
 from lconv_fast.physics.density import Scheme
 from lconv_fast.physics.derivatives import (
@@ -16,6 +17,7 @@ from lconv_fast.physics.derivatives import (
     check_derivations,
     check_field,
     check_scheme,
+    coordinate_scale,
     coordinates,
     derivatives,
     vector_fields,
@@ -224,12 +226,31 @@ class QuadraticLagrangian(nn.Module):
     def total_derivative(self, phi: Tensor) -> Tensor:
         """L_i (Phi^T v_i Phi), (N, *spatial): the last term of eq. (19), differenced as it stands.
 
-        It sums to zero for translations on periodic axes; for other fields sum_x v^a d_a q = flux(v q) - sum q div v.
+        Its sum over the grid is `boundary_term` - sum_x q_i div v_i, q_i = Phi^T v_i Phi: zero for translations on
+        periodic axes.
         """
-        self.check(phi)
-        products = torch.einsum("Nc...,icd,Nd...->Ni...", phi.conj(), self.v.to(phi.dtype), phi).real
-        moved = self._generators()(products.contiguous())  # (N, n_L, n_L, *spatial): L_i of every product
+        moved = self._generators()(self._products(phi))  # (N, n_L, n_L, *spatial): L_i of every product
         return torch.diagonal(moved, dim1=1, dim2=2).sum(-1)
+
+    def boundary_term(self, phi: Tensor) -> Tensor:
+        """What the total derivative integrates to beside -sum_x q_i div v_i, (N,): for affine generators.
+
+        sum_x L_i q_i = sum_x q_i (L_i^T 1), and L_i^T 1 = d_a^T v_i^a is -div v_i but within the reach of d_a of the
+        boundary (and of the seam of a periodic axis across which v_i jumps): this is the sum over those points.
+        """
+        generators = self._generators()
+        if not isinstance(generators, AffineGenerators):
+            raise TypeError(f"generators: expected AffineGenerators, got {type(generators).__name__}")
+        products = self._products(phi)
+        spatial = tuple(phi.shape[2:])
+        weight = generators.transpose()(products.new_ones(1, 1, *spatial))[0, :, 0]  # L_i^T 1
+        traces = torch.einsum("iaa->i", generators.matrix) / coordinate_scale(generators, spatial)
+        return (products * (weight + traces.reshape(-1, *[1] * len(spatial)))).flatten(1).sum(1)
+
+    def _products(self, phi: Tensor) -> Tensor:
+        """q_i = Re Phi^T v_i Phi, (N, n_L, *spatial)."""
+        self.check(phi)
+        return torch.einsum("Nc...,icd,Nd...->Ni...", phi.conj(), self.v.to(phi.dtype), phi).real.contiguous()
 
     def _with_matrices(self, phi: Tensor, matrices: Tensor) -> Tensor:
         """Re Phi^T M_i L_i Phi."""

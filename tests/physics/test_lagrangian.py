@@ -114,6 +114,7 @@ def test_total_derivative_of_scaling_is_the_boundary_s(mode):
     assert jump[1:-1].abs().max() < 1e-13 and jump[0].abs() > 1
     boundary = (q * (jump[:, None] + jump[None, :])).sum()
     assert abs(term.sum() + ndim * q.sum() - boundary) < 1e-10 * q.abs().sum()
+    assert (lagrangian.boundary_term(phi)[0] - boundary).abs() < 1e-12 * q.abs().sum()
     assert term.sum().abs() > 1e-3 * q.abs().sum()
     # Far from the boundary, the boundary's value is zero and the volume's is left.
     inside = phi.clone()
