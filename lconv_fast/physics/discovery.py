@@ -21,6 +21,11 @@ from lconv_fast.physics.derivatives import (
 from lconv_fast.physics.lagrangian import QuadraticLagrangian
 from lconv_fast.physics.variation import euler_lagrange
 
+# About twice |div J| of a symmetry over |E|, relative to their terms, for waves that d_a resolves: currents have
+# twice the wave numbers of phi, at which differences of order p err by up to 2^p times as much.
+PER_RESIDUAL: dict[Accuracy, float] = {2: 4.0, 4: 10.0, 6: 30.0, 8: 130.0, "spectral": 1000.0}
+LEAST, MOST = 1e-6, 0.05
+
 
 class NoetherGenerators(AffineGenerators):
     """What `discover_by_noether` found: an orthonormal basis (of the numbers matrix, shift), the best first.
@@ -46,7 +51,7 @@ def discover_by_noether(
     phi: Tensor,
     kind: str = "affine",
     *,
-    tolerance: float = 0.02,
+    tolerance: float | None = None,
     margin: int | None = None,
     accuracy: Accuracy | None = None,
     padding_mode: str | None = None,
@@ -65,8 +70,8 @@ def discover_by_noether(
         lagrangian: a QuadraticLagrangian or any density (see `euler_lagrange`).
         phi: solutions of its Euler-Lagrange equation, (N, m, *spatial); several waves, or all currents are conserved.
         kind: the family, a named algebra: affine, gl, se, lorentz, ...
-        tolerance: singular values below it are symmetries. It has to be above the error of d_a at the wavelengths of
-            phi: about (k / 2)^2 of order 2.
+        tolerance: singular values up to it are symmetries. None: a multiple, PER_RESIDUAL, of the residual |E| of phi,
+            at least LEAST and at most MOST.
         margin: points at the border that take no part; None: twice the reach of d_a, 0 where it is periodic.
         accuracy, padding_mode: of d_a. None: those of the Lagrangian, else 2 and 'zeros'.
 
@@ -101,6 +106,8 @@ def discover_by_noether(
         terms = terms.flatten(2).double()
         directions, singular, undetermined = _least(terms.sum(1), terms.flatten(1))
         residual = _residual(lagrangian, phi, scheme, inside)
+    if tolerance is None:
+        tolerance = min(MOST, max(LEAST, PER_RESIDUAL[scheme.accuracy] * residual))
     return _generators(family, directions[singular <= tolerance], singular, undetermined, residual)
 
 

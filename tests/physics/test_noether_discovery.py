@@ -136,6 +136,48 @@ def test_none_without_symmetry():
     assert found.num_generators == 3 and cosines(found, "se").min() > 0.999
 
 
+def test_weak_breaking_is_seen_on_good_data():
+    """phi_yy + phi_xx + (k^2 - a x) phi = 0, by Airy functions: k^2 of .25 changes by .25; d_y is left."""
+    special = pytest.importorskip("scipy.special")
+    size, k2, slope = 64, 0.25, 4e-3
+    axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    random = torch.Generator().manual_seed(0)
+    phi = torch.zeros(3, 1, size, size, dtype=torch.float64)
+    for n in range(3):
+        for _ in range(10):
+            wave, phase, weight, mix = torch.rand(4, generator=random, dtype=torch.float64).tolist()
+            wave = 0.95 * math.sqrt(k2) * math.sin(math.pi * (wave - 0.5))
+            first, _, second, _ = special.airy(slope ** (1 / 3) * (axis.numpy() - (k2 - wave**2) / slope))
+            part = torch.from_numpy(math.cos(2 * math.pi * mix) * first + math.sin(2 * math.pi * mix) * second)
+            phi[n, 0] += (0.2 + weight) * torch.cos(wave * axis + 2 * math.pi * phase)[:, None] * part
+
+    def density(f, d, x):
+        return d[:, 0].square().sum(1) - (k2 - slope * x[1]) * f[:, 0] ** 2
+
+    found = P.discover_by_noether(density, phi, accuracy=8)
+    assert found.residual < 1e-4 and found.num_generators == 1
+    field = torch.cat([found.matrix.flatten(), found.shift.flatten()]).abs()
+    assert field[4] > 0.999 * field.norm()  # d_y
+
+
+def test_gradients_reach_learnable_generators():
+    """|div J|^2 as a loss: descent turns a generator into a symmetry."""
+    phi = helmholtz(2)
+    generators = lc.AffineGenerators(
+        torch.tensor([[[0.3, 1.0], [-0.6, 0.2]]], dtype=torch.float64),
+        torch.zeros(1, 2, dtype=torch.float64), accuracy=8, learnable=True,
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(generators.parameters(), 0.05)
+    for _ in range(60):
+        current = P.noether_current(isotropic, phi, generators)[..., 8:-8, 8:-8]
+        loss = P.divergence(current, 8)[..., 8:-8, 8:-8].square().mean() / current.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    matrix = generators.matrix.detach()[0]
+    assert (matrix + matrix.T).norm() < 0.05 * matrix.norm()
+
+
 def test_off_solutions_nothing_is_found():
     assert P.discover_by_noether(isotropic, band_limited(2, 1, (48, 48), 5), accuracy=8).num_generators == 0
 
