@@ -48,6 +48,8 @@ def equivariance_error(
     follower = Follower(root)
     with torch.no_grad(), _evaluating(module):
         y = _followed(module, x, follower, {})
+        if not isinstance(y, Tensor):
+            raise TypeError(f"module: expected a tensor as result, got {type(y).__name__}; wrap the module to pick one")
         acting = _acting(group, follower, y, "module", type(module).__name__)
         errors = []
         for element in elements:

@@ -311,6 +311,8 @@ def test_bad_input():
         P.audit(torch.tanh, x, "rotation")
     with pytest.raises(TypeError, match="x: expected"):
         P.audit(nn.Tanh(), torch.ones(1, 1, 8, 8, dtype=torch.int64), "rotation")
+    with pytest.raises(TypeError, match="expected a tensor as result, got dict"):
+        P.equivariance_error(lambda f: {"out": f}, x, "se", 0.1)
     with pytest.raises(ValueError, match="t: expected"):
         P.equivariance_error(nn.Tanh(), x, "se", torch.ones(2))
     flat = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 22 * 22, 3))
