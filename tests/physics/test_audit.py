@@ -8,7 +8,9 @@ from fields import packets, relative
 from torch import nn
 
 import lconv_fast as lc
+from lconv_fast.physics.derivatives import coordinates, vector_fields
 from lconv_fast.physics.grids import Follower
+from lconv_fast.physics.group import Placement, placed
 from lconv_fast.physics.tangents import METHODS
 
 P = lc.physics
@@ -166,7 +168,7 @@ def test_model_is_left_as_it_was():
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Dropout(), nn.Sequential()
     ).double()
-    model[1].eval()
+    model[3].eval()
     before = copy.deepcopy(model.state_dict())
     modes = [m.training for m in model.modules()]
     x = smooth(1)
@@ -249,6 +251,23 @@ def test_strided_layers_inside_containers():
     found = P.audit(model.double(), smooth(1), rotation(accuracy=8))
     assert found["0"].grid == (24, 24) and found[""].grid == (12, 12)
     assert P.equivariance_error(model, smooth(1), rotation(accuracy=8), 0.1).shape == (1,)
+
+
+def test_field_on_a_placed_grid():
+    """v(s j + o) / s, by hand, with another stride on each axis."""
+    root, spatial = (24, 30), (8, 15)
+    group = lc.AffineGenerators(torch.randn(2, 2, 2).double(), torch.randn(2, 2).double(), accuracy=4)
+    where = Placement((3.0, 2.0), (1.0, 0.5))
+    here = placed(group, root, spatial, where)
+    on_root, found = (vector_fields(g, coordinates(s, group.matrix)) for g, s in ((group, root), (here, spatial)))
+    for j in ((0, 0), (5, 11), (7, 14)):
+        i = [s * k + o for s, k, o in zip(where.scale, j, where.offset, strict=True)]
+        whole = [int(k) for k in i]
+        value = on_root[:, :, whole[0], whole[1]].clone()  # affine: one step along axis 1 gives the half
+        value += (i[1] - whole[1]) * (on_root[:, :, 0, 1] - on_root[:, :, 0, 0])
+        expected = value / torch.tensor(where.scale, dtype=torch.float64)
+        assert torch.allclose(found[:, :, j[0], j[1]], expected, atol=1e-12)
+    assert here.accuracy == 4
 
 
 def test_vectors_are_invariant_and_several_tensors():

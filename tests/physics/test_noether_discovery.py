@@ -46,6 +46,25 @@ def test_rotation_and_translations(accuracy):
     assert found.singular_values[2] < 0.01 < 0.1 < found.singular_values[3]
 
 
+def test_stretched_rotation():
+    """L = phi_y^2 + 4 phi_x^2 - k^2 phi^2: rotations of (y, x / 2), v = (x / 2, -2 y)."""
+    y, x = torch.meshgrid(*[torch.arange(64, dtype=torch.float64) - 31.5] * 2, indexing="ij")
+    random = torch.Generator().manual_seed(0)
+    phi = torch.zeros(3, 1, 64, 64, dtype=torch.float64)
+    for n in range(3):
+        for _ in range(12):
+            angle, phase, weight = (torch.rand(3, generator=random, dtype=torch.float64) * 6.2832).tolist()
+            phi[n, 0] += weight * torch.cos(0.4 * (math.cos(angle) * y + math.sin(angle) * x / 2) + phase)
+
+    def density(f, d, at):
+        return d[:, 0, 0] ** 2 + 4 * d[:, 0, 1] ** 2 - 0.16 * f[:, 0] ** 2
+
+    found = P.discover_by_noether(density, phi, kind="gl", accuracy=8)
+    assert found.num_generators == 1
+    true = torch.tensor([[0.0, 0.5], [-2.0, 0.0]], dtype=torch.float64)
+    assert (found.matrix[0] * true).sum().abs() > 0.9999 * true.norm()
+
+
 def test_boost_from_a_wave_equation():
     """Klein-Gordon waves w^2 = k^2 + M^2 with axis 0 as time."""
     mass, size = 0.25, 64

@@ -88,6 +88,28 @@ def test_charge_and_energy(nonlinear, steps):
     assert wrong.max() > 1e-3
 
 
+def test_energy_and_charge_by_hand():
+    """1/2 (q - p)^2 + 1/2 p K q, polarised; p^t phi_t - L on the trapezoid; (q - p - K q / 2) . turn q."""
+    p, q = torch.randn(2, 3, 2, 12, dtype=torch.float64)
+    gradient = P.derivatives(torch.cat([p, q]), 2, "circular")[:, :, 0]
+    stiff = 0.25 * (gradient[:3] * gradient[3:]).sum((1, 2)) + 0.04 * (p * q).sum((1, 2))
+    speeds = (q - p).square().sum((1, 2)) / 2
+    step = P.variational_step(wave(0.5, 0.2, components=2, padding_mode="circular"))
+    assert relative(step.energy(p, q) - speeds - stiff / 2, speeds) < 1e-13
+
+    def density(f, d, x):
+        return (d[:, :, 0].square() - 0.25 * d[:, :, 1].square() - 0.04 * f.square()).sum(1) / 2
+
+    potential = 0.25 * gradient.square().sum((1, 2)) / 2 + 0.04 * torch.cat([p, q]).square().sum((1, 2)) / 2
+    general = P.variational_step(density, padding_mode="circular")
+    assert relative(general.energy(p, q) - speeds - (potential[:3] + potential[3:]) / 2, speeds) < 1e-13
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    moved = torch.einsum("cd,Ndx->Ncx", turn, q)  # K is symmetric and commutes with it: no part in the charge
+    charge = ((q - p) * moved).sum((1, 2))
+    assert relative(step.charge(p, q, turn) - charge, charge) < 1e-12
+    assert relative(general.charge(p, q, turn) - charge, charge) < 1e-12
+
+
 @pytest.mark.full
 def test_hundred_thousand_steps():
     """Pairs of real components, so that the matrix of Newton's method is kept."""
