@@ -63,10 +63,11 @@ def _translations(
     ndim: int, accuracy: int, padding_mode: str, dtype: torch.dtype, device: torch.device, axis: int | None = None
 ) -> AffineGenerators:
     """d_a for every axis, or for one."""
-    shift = torch.eye(ndim, dtype=dtype, device=device)
-    shift = shift if axis is None else shift[axis : axis + 1]
-    matrix = shift.new_zeros(len(shift), ndim, ndim)
-    return AffineGenerators(matrix, shift, accuracy=accuracy, padding_mode=padding_mode)
+    with torch.inference_mode(False):  # what is kept has to serve autograd later
+        shift = torch.eye(ndim, dtype=dtype, device=device)
+        shift = shift if axis is None else shift[axis : axis + 1]
+        matrix = shift.new_zeros(len(shift), ndim, ndim)
+        return AffineGenerators(matrix, shift, accuracy=accuracy, padding_mode=padding_mode)
 
 
 def _spectral(phi: Tensor, dim: int) -> Tensor:

@@ -81,7 +81,10 @@ def discover_by_noether(
     check_field("phi", phi)
     spatial, ndim = tuple(phi.shape[2:]), phi.dim() - 2
     phi = phi.detach()
-    family = AffineGenerators.named(kind, ndim).to(phi.device, phi.real.dtype)
+    try:
+        family = AffineGenerators.named(kind, ndim).to(phi.device, phi.real.dtype)
+    except ValueError as error:
+        raise ValueError(f"kind: {error}") from None
     scheme = scheme_of(accuracy, padding_mode, lagrangian)
     if margin is None:
         margin = 0 if scheme.padding_mode == "circular" else int(scheme.accuracy)

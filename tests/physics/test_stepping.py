@@ -110,6 +110,14 @@ def test_energy_and_charge_by_hand():
     assert relative(general.charge(p, q, turn) - charge, charge) < 1e-12
 
 
+def test_complex_slices_are_pairs():
+    p, q = torch.randn(2, 1, 1, 12, dtype=torch.complex128)
+    one = P.variational_step(wave(0.5, 0.2, components=1, padding_mode="circular"))
+    two = P.variational_step(wave(0.5, 0.2, components=2, padding_mode="circular"))
+    pair = two(*(torch.cat([f.real, f.imag], 1) for f in (p, q)))
+    assert relative(torch.cat([one(p, q).real, one(p, q).imag], 1) - pair, pair) < 1e-14
+
+
 @pytest.mark.full
 def test_hundred_thousand_steps():
     """Pairs of real components, so that the matrix of Newton's method is kept."""

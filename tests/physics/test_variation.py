@@ -86,6 +86,14 @@ def test_against_sympy():
     assert all(later < earlier / 3 for earlier, later in itertools.pairwise(errors)), errors
 
 
+def test_inference_mode_leaves_nothing_behind():
+    with torch.inference_mode():
+        P.derivatives(torch.randn(1, 1, 4, 5, 6, dtype=torch.float64), 6, "replicate")
+    phi = torch.randn(1, 1, 7, 8, 9, dtype=torch.float64, requires_grad=True)
+    P.derivatives(phi, 6, "replicate").square().sum().backward()
+    assert phi.grad.norm() > 0
+
+
 def test_gradients_through_the_residual():
     phi = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda f: P.euler_lagrange(nonlinear, f), (phi,))
