@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lconv_fast.checks import check_float, check_generators, check_types, positive_int
 from lconv_fast.generators import Generators
-from lconv_fast.modules import keep_variance
+from lconv_fast.initialization import keep_variance
 
 
 class GraphGenerators(Generators):
