@@ -12,6 +12,7 @@ from lconv_fast.generators import (
     StencilGenerators,
 )
 from lconv_fast.graph import GraphGenerators, LConvGraph
+from lconv_fast.invariants import DifferentialInvariants, invariants
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AffineGenerators",
     "DenseGenerators",
+    "DifferentialInvariants",
     "Explanation",
     "FieldGenerators",
     "Generators",
@@ -31,13 +33,15 @@ __all__ = [
     "discovery",
     "explain",
     "functional",
+    "invariants",
+    "nets",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
-    """`lconv_fast.discovery` is imported when it is first used: it needs scipy, and not every user does."""
-    if name == "discovery":
+    """Packages on top of the layers are imported when first used; discovery needs scipy, and not every user does."""
+    if name in ("discovery", "nets"):
         import importlib
 
-        return importlib.import_module("lconv_fast.discovery")
+        return importlib.import_module(f"lconv_fast.{name}")
     raise AttributeError(f"module 'lconv_fast' has no attribute {name!r}")
