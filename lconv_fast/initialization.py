@@ -1,4 +1,4 @@
-"""How weights start: each term of the layer gets an equal part of the variance of white noise."""
+"""How weights start, and the size of generators: each term of the layer gets an equal part of white noise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from lconv_fast.generators import Generators
+from lconv_fast.generators import (
+    AffineGenerators,
+    DenseGenerators,
+    FieldGenerators,
+    Generators,
+    StencilGenerators,
+)
 
 
 def keep_variance(weight: Tensor, generators: Generators, fan_in: int) -> None:
@@ -28,6 +34,29 @@ def keep_variance_factorized(weight0: Tensor, epsilon: Tensor, generators: Gener
             uniform(weight0, 1 / ((len(noise) + 1) * fan_in))
             for part, r in zip(epsilon, noise, strict=True):
                 uniform(part, 1 / (fan_in * r))
+
+
+def normalise(generators: Generators) -> Generators:
+    """Divides each L_i by sqrt(r_i), in place: white noise keeps its variance, and the weights of all terms have one
+    size.
+
+    An optimiser such as Adam moves every weight by steps of one size. Where r_i differ much (1/2 for d_a, 4 n^2 + 2 n
+    for the Laplacian), those steps are small beside some weights and large beside others, and normalised generators
+    train better.
+
+    Raises TypeError for generators whose numbers are not linear in L_i (low rank), or live on a graph.
+    """
+    numbers = [*generators.parameters(recurse=False), *generators.buffers(recurse=False)]
+    if not isinstance(generators, AffineGenerators | FieldGenerators | StencilGenerators | DenseGenerators):
+        raise TypeError(
+            f"generators: expected affine fields, sampled fields, stencils or matrices, got {type(generators).__name__}"
+        )
+    noise = rates(generators)
+    with torch.no_grad():
+        for tensor in numbers if noise else []:
+            size = torch.tensor(noise, dtype=tensor.dtype, device=tensor.device).sqrt()
+            tensor /= size.reshape(-1, *[1] * (tensor.dim() - 1))
+    return generators
 
 
 def rates(generators: Generators) -> list[float]:

@@ -10,7 +10,7 @@ from mnist1d.data import get_dataset_args, make_dataset
 
 from lconv_fast import nets
 
-STEPS, BATCH = (6, 100) if is_quick() else (1200, 100)
+STEPS, BATCH = (6, 100) if is_quick() else (500, 100)
 VALIDATION = 800
 
 
@@ -18,12 +18,12 @@ def trial(contender: str, rate: float, seed: int, tuning: bool) -> dict[str, Any
     arguments = get_dataset_args()
     arguments.seed = 42 + seed
     if is_quick():
-        arguments.num_samples = 1200
+        arguments.num_samples = 1000
     data = make_dataset(arguments)
     f, classes = torch.from_numpy(data["x"]).float()[:, None], torch.from_numpy(data["y"]).long()
     count = len(f) - (200 if is_quick() else VALIDATION)
     torch.manual_seed(seed)
-    model = exchange(nets.LResNet(1, 10, ndim=1, widths=(24, 48, 96), norm="batch"), CONTENDERS[contender])
+    model = exchange(nets.LResNet(1, 10, ndim=1, widths=(16, 32, 64), norm="batch"), CONTENDERS[contender])
     seconds = train(model, f[:count], classes[:count], cross_entropy, rate=rate, steps=STEPS, batch=BATCH, seed=seed)
     result = {"validation": accuracy(predict(model, f[count:], 200), classes[count:])}
     if not tuning:
@@ -38,4 +38,4 @@ def trial(contender: str, rate: float, seed: int, tuning: bool) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    experiment("mnist1d", __doc__ or "", list(CONTENDERS), trial)
+    experiment("mnist1d", __doc__ or "", list(CONTENDERS), trial, tuning_seeds=(100,))

@@ -19,7 +19,7 @@ from lconv_fast import nets
 
 SIZE, KAPPA, STEP, SUBSTEPS = 32, 0.05, 1.0, 8
 TRAINING, VALIDATION, TEST = 256, 64, 64
-STEPS, BATCH = (6, 16) if is_quick() else (600, 16)
+STEPS, BATCH = (6, 16) if is_quick() else (300, 16)
 K = 2 * math.pi * torch.fft.fftfreq(SIZE)
 KY, KX = K[:, None], K[None, :]
 ROLLOUT, LONG = 20, 200
@@ -66,7 +66,7 @@ class Step(nn.Module):
     def __init__(self, contender: str) -> None:
         super().__init__()
         net = nets.LResNet(
-            3, 1, widths=(24, 24), read_out="points", norm="none", activation="gelu", padding_mode="circular"
+            3, 1, widths=(16, 16), read_out="points", norm="none", activation="gelu", padding_mode="circular"
         )
         self.net = exchange(net, CONTENDERS[contender])
 
@@ -117,4 +117,4 @@ def trial(contender: str, rate: float, seed: int, tuning: bool) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    experiment("pde", __doc__ or "", list(CONTENDERS), trial, higher=False)
+    experiment("pde", __doc__ or "", list(CONTENDERS), trial, higher=False, tuning_seeds=(100,))

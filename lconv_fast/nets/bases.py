@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lconv_fast import grid
 from lconv_fast.checks import positive_int
 from lconv_fast.generators import AffineGenerators, Generators, StencilGenerators
+from lconv_fast.initialization import normalise
 from lconv_fast.second_order import Stencil, compose, constant_stencils, laplacian, named
 
 
@@ -22,12 +24,14 @@ def check_ndim(ndim: int) -> None:
 
 
 def isotropic(ndim: int, powers: int = 2, **keywords: Any) -> StencilGenerators:
-    """Laplacian, Laplacian^2, ..., Laplacian^powers: the linear elements that commute with SE(n) are series in it."""
+    """Laplacian, ..., Laplacian^powers, normalised: what commutes with SE(n) is a series in the Laplacian."""
     check_ndim(ndim)
     rows: list[Stencil] = [laplacian(ndim)]
     while len(rows) < positive_int("powers", powers):
         rows.append(compose(rows[-1], rows[0]))
-    return constant_stencils(rows, **keywords)
+    result = constant_stencils(rows, **keywords)
+    normalise(result)
+    return result
 
 
 def _about_centre(ndim: int, **keywords: Any) -> AffineGenerators:
@@ -69,19 +73,26 @@ def equivariant(group: str, ndim: int = 2, **keywords: Any) -> Generators:
     return COMMUTANTS[group](ndim, **keywords)
 
 
-def with_laplacian(generators: AffineGenerators, spatial: Sequence[int]) -> StencilGenerators:
-    """Affine generators and the Laplacian together, on a grid of shape `spatial` (coefficients at each point).
-
-    The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack.
-    """
-    n = generators.ndim
+def field(generators: AffineGenerators, spatial: Sequence[int]) -> Tensor:
+    """v_i^a(x) at the points of a grid: (n_L, n, *spatial)."""
     scale = generators.coordinate_scale or grid.half_extent(spatial)
     axes = [(torch.arange(size) - c) / scale for size, c in zip(spatial, grid.center(spatial), strict=True)]
     x = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(generators.matrix)  # (n, *spatial)
     v = torch.einsum("iab,b...->ia...", generators.matrix, x)
-    v = v + generators.shift.reshape(*generators.shift.shape, *[1] * n)  # (n_L, n, *spatial)
+    return v + generators.shift.reshape(*generators.shift.shape, *[1] * generators.ndim)
+
+
+def with_laplacian(generators: AffineGenerators, spatial: Sequence[int]) -> StencilGenerators:
+    """Affine generators and the Laplacian together, on a grid of shape `spatial` (coefficients at each point).
+
+    The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack.
+    Each is normalised (`initialization.normalise`).
+    """
+    n, v = generators.ndim, field(generators, spatial)
     taps = [[0] * n] + [[step if a == b else 0 for b in range(n)] for step in (1, -1) for a in range(n)]
-    first = torch.cat([torch.zeros_like(v[:, :1]), v / 2, -v / 2], 1)
+    first = torch.cat([torch.zeros_like(v[:, :1]), v / 2, -v / 2], 1)  # central differences
     second = torch.ones(1, 2 * n + 1, *spatial).to(v)
     second[:, 0] = -2.0 * n
-    return StencilGenerators(torch.cat([first, second]), taps, padding_mode=generators.padding_mode)
+    result = StencilGenerators(torch.cat([first, second]), taps, padding_mode=generators.padding_mode)
+    normalise(result)
+    return result

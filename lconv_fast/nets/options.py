@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lconv_fast.checks import positive_int
 from lconv_fast.generators import Generators
+from lconv_fast.initialization import normalise
 from lconv_fast.nets.bases import check_ndim
 from lconv_fast.nets.blocks import ACTIVATIONS, NORMS, Factory
 from lconv_fast.second_order import named
@@ -65,10 +66,12 @@ def check_input(caller: str, f: Tensor, channels: int, ndim: int) -> None:
 
 
 def generators_of_level(generators: Bases, level: int, ndim: int, keywords: dict[str, Any]) -> Generators:
-    """The basis that the layers of a level share: of a name, an object, or a function of the level."""
+    """The basis that the layers of a level share: of a name (normalised), an object, or a function of the level."""
     choice = generators(level) if not isinstance(generators, str | Generators) and callable(generators) else generators
     if isinstance(choice, str):
-        return named(choice, ndim, **keywords)
+        basis = named(choice, ndim, **keywords)
+        normalise(basis)
+        return basis
     if not isinstance(choice, Generators):
         raise TypeError(
             f"generators: expected a name, a Generators object or a function of the level, got {type(choice).__name__}"

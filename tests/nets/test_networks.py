@@ -1,6 +1,8 @@
 """LUNet and LResNet: shapes on any grid, gradients, memory formats, checkpointing, compiling, errors, symmetry."""
 
+import cmath
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 import lconv_fast as lc
 from lconv_fast import nets
+from lconv_fast.initialization import normalise
 from lconv_fast.nets.resample import double, halve
 
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -203,3 +206,74 @@ def test_errors_name_the_argument(call, kind, text):
     with pytest.raises(kind, match=text) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["laplacian", "second", "affine"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_normalised_generators_keep_the_variance_of_white_noise(name, ndim):
+    generators = normalise(nets.bases.named(name, ndim, padding_mode="circular").double())
+    torch.testing.assert_close(generators.mean_square(), torch.ones(generators.num_generators, dtype=torch.float64))
+    noise = torch.randn(4, 1, *{1: (20000,), 2: (200, 200), 3: (40, 40, 40)}[ndim], dtype=torch.float64)
+    assert (generators(noise).var((0, 2, *range(3, 3 + ndim))) - 1).abs().max() < 0.1
+
+
+def test_normalise_goes_along_with_the_weights():
+    """L_i -> L_i / sqrt(r_i) and W^i -> W^i sqrt(r_i) is the same layer."""
+    layer = lc.LConv2d(3, 4, nets.bases.named("second", 2), dtype=torch.float64)
+    f = torch.randn(2, 3, 7, 7, dtype=torch.float64)
+    before, deviation = layer(f), layer.generators.mean_square().sqrt()
+    normalise(layer.generators)
+    with torch.no_grad():
+        layer.weight[1:] *= deviation[:, None, None]
+    torch.testing.assert_close(layer(f), before)
+    with pytest.raises(TypeError, match="generators: expected affine fields"):
+        normalise(lc.GraphGenerators(torch.tensor([[0, 1], [1, 0]]), torch.ones(1, 2), 2))
+
+
+def spot(size, angle):
+    """Two Gaussians on [-1, 1]^2, turned by an angle exactly."""
+    axis = torch.linspace(-1, 1, size, dtype=torch.float64)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    c, s = math.cos(angle), math.sin(angle)
+    y, x = c * y + s * x, c * x - s * y
+    return (torch.exp(-((y - 0.2) ** 2 + x**2) / 0.04) - 0.6 * torch.exp(-((y + 0.1) ** 2 + (x - 0.25) ** 2) / 0.05))[
+        None, None
+    ]
+
+
+def moment(y, size, k):
+    """integral of y(x) (x_0 + i x_1)^k: turning y by an angle multiplies it by a phase."""
+    axis = torch.linspace(-1, 1, size, dtype=torch.float64)
+    z = torch.complex(*torch.meshgrid(axis, axis, indexing="ij"))
+    return (y[0, 0] * z**k).sum() / size**2
+
+
+@pytest.mark.parametrize("group", ["rotation", "rotation + laplacian", "se"])
+def test_layers_commute_with_turns(group):
+    """By 90 degrees to rounding, by any angle to O(h^2): moments of layer(turned f) and layer(f), turned, agree."""
+    errors = []
+    for size in (33, 65):
+        if group == "se":
+            generators = nets.isotropic(2)
+        else:
+            generators = nets.equivariant("rotation")
+            if "laplacian" in group:
+                generators = nets.with_laplacian(generators, (size, size))
+        torch.manual_seed(1)
+        layer = lc.LConv2d(1, 1, generators, bias=False).double()
+        f = spot(size, 0.0)
+        torch.testing.assert_close(layer(f.rot90(1, (2, 3))), layer(f).rot90(1, (2, 3)), rtol=1e-12, atol=1e-12)
+        angle, worst = 0.4, 0.0
+        for k in (1, 2, 3, 4):
+            # Cubes of the values, so that the Laplacian's mean, 0, is not what is compared.
+            still, turned = moment(layer(f) ** 3, size, k), moment(layer(spot(size, angle)) ** 3, size, k)
+            worst = max(worst, ((turned - still * cmath.exp(1j * k * angle)).abs() / still.abs()).item())
+        errors.append(worst)
+    assert errors[0] / errors[1] > 3, errors
+
+
+def test_the_default_basis_does_not_commute_with_turns():
+    layer = lc.LConv2d(1, 1, nets.bases.named("laplacian", 2), bias=False).double()
+    size, angle = 65, 0.4
+    still, turned = (moment(layer(spot(size, a)) ** 3, size, 1) for a in (0.0, angle))
+    assert (turned - still * cmath.exp(1j * angle)).abs() > 0.05 * still.abs()
