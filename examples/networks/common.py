@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lconv_fast as lc
+from lconv_fast.demo import volume
 from lconv_fast.initialization import normalise
 from lconv_fast.second_order import constant_stencils, laplacian, named
 
@@ -107,30 +108,9 @@ CONTENDERS: dict[str, Make] = {
 
 def exchange(model: nn.Module, make: Make) -> nn.Module:
     """Puts make(...) in the place of every LConv of the model."""
-    for name, child in model.named_children():
-        if isinstance(child, tuple(LCONVS.values())):
-            mode = child.generators.padding_mode
-            setattr(model, name, make(child.ndim, child.in_channels, child.out_channels, mode))
-        else:
-            exchange(child, make)
-    return model
-
-
-def kept_bytes(model: nn.Module, batch: Tensor) -> int:
-    """Bytes that one forward pass keeps for the backward pass, beyond the parameters."""
-    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = model(batch)
-    del result
-    return sum(kept.values())
+    return volume.exchange(
+        model, lambda layer: make(layer.ndim, layer.in_channels, layer.out_channels, layer.generators.padding_mode)
+    )
 
 
 def train(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from common import CONTENDERS, accuracy, cross_entropy, experiment, is_quick, kept_bytes, predict, train
+from common import CONTENDERS, accuracy, cross_entropy, experiment, is_quick, predict, train
 from sklearn.model_selection import train_test_split
 from torch import nn
 
@@ -17,6 +17,7 @@ import lconv_fast as lc
 from lconv_fast import nets
 from lconv_fast.demo.symmetry import SIDE, digits
 from lconv_fast.demo.turned import BATCH, WIDTH, WithLengths, network, turn
+from lconv_fast.demo.volume import kept_bytes
 
 STEPS = 4 if is_quick() else 200
 

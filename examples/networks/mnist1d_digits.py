@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from common import CONTENDERS, accuracy, cross_entropy, exchange, experiment, is_quick, kept_bytes, predict, train
+from common import CONTENDERS, accuracy, cross_entropy, exchange, experiment, is_quick, predict, train
 from mnist1d.data import get_dataset_args, make_dataset
 
 from lconv_fast import nets
+from lconv_fast.demo.volume import kept_bytes
 
 STEPS, BATCH = (6, 100) if is_quick() else (500, 100)
 VALIDATION = 800

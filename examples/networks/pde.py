@@ -11,11 +11,12 @@ import math
 from typing import Any
 
 import torch
-from common import CONTENDERS, exchange, experiment, is_quick, kept_bytes, predict, train
+from common import CONTENDERS, exchange, experiment, is_quick, predict, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lconv_fast import nets
+from lconv_fast.demo.volume import kept_bytes
 
 SIZE, KAPPA, STEP, SUBSTEPS = 32, 0.05, 1.0, 8
 TRAINING, VALIDATION, TEST = 256, 64, 64
