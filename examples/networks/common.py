@@ -198,6 +198,7 @@ def experiment(
     trial: Trial,
     *,
     higher: bool = True,
+    rates: tuple[float, ...] = RATES,
     tuning_seeds: tuple[int, ...] = TUNING_SEEDS,
 ) -> None:
     """Tunes the learning rate of each contender by the measure `validation`, then runs every seed. Command line:
@@ -210,7 +211,7 @@ def experiment(
     torch.set_num_threads(1)
     quick = arguments.quick
     store = Store(RESULTS / f"{name}{'-quick' if quick else ''}.json", about)
-    rates, seeds = ((1e-2,), (0,)) if quick else (RATES, SEEDS)
+    rates, seeds = ((1e-2,), (0,)) if quick else (rates, SEEDS)
 
     def run(contender: str, rate: float, seed: int, tuning: bool) -> dict[str, Any]:
         key = {"contender": contender, "rate": rate, "seed": seed}

@@ -79,4 +79,4 @@ def trial(contender: str, rate: float, seed: int, tuning: bool) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    experiment("digits", __doc__ or "", [*CONTENDERS, *EQUIVARIANT], trial, tuning_seeds=(100,))
+    experiment("digits", __doc__ or "", [*CONTENDERS, *EQUIVARIANT], trial, rates=(1e-2, 3e-2), tuning_seeds=(100,))

@@ -39,4 +39,4 @@ def trial(contender: str, rate: float, seed: int, tuning: bool) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    experiment("mnist1d", __doc__ or "", list(CONTENDERS), trial, tuning_seeds=(100,))
+    experiment("mnist1d", __doc__ or "", list(CONTENDERS), trial, rates=(1e-2, 3e-2), tuning_seeds=(100,))
