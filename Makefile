@@ -50,11 +50,11 @@ sanitize: build
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -DLCONV_SANITIZE=ON -DLCONV_KERNEL_SETS=avx2 -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath $(SANITIZED))/site/lconv_fast
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(SANITIZED)
-	cp -r lconv_fast/*.py lconv_fast/ops $(SANITIZED)/site/lconv_fast/
+	cp -r lconv_fast/*.py lconv_fast/ops lconv_fast/form $(SANITIZED)/site/lconv_fast/
 	cd $(SANITIZED)/site && export LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 LCONV_FAST_CPU_CAPABILITY=avx2 && \
 	  $(abspath $(BIN))/python -c "import lconv_fast._C as c; assert 'sanitized' in c.__file__, c.__file__" && \
-	  $(abspath $(BIN))/python -m pytest -q $(CURDIR)/tests/test_layer.py $(CURDIR)/tests/test_generators.py $(CURDIR)/tests/test_paths.py \
+	  $(abspath $(BIN))/python -m pytest -q $(CURDIR)/tests/test_layer.py $(CURDIR)/tests/generators/test_kinds.py $(CURDIR)/tests/test_paths.py \
 	  -k "not thousand"
 
 lint: env

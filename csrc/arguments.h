@@ -1,5 +1,5 @@
-// From the operators' arguments to a Problem, with the checks that memory safety needs. Python has raised its clearer
-// errors before; these hold for whoever calls torch.ops.lconv_fast directly.
+// From the operators' tensors to a Problem's pointers, with the checks that memory safety needs. Python has raised its
+// clearer errors before; these hold for whoever calls torch.ops.lconv_fast directly.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -12,27 +12,12 @@
 #include <utility>
 #include <vector>
 
-#include "problem.h"
+#include "geometry.h"
 
 namespace lconv_fast {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-struct Geometry {
-  int64_t kind;
-  const std::vector<int64_t>& taps;
-  const std::vector<double>& tap_weights;
-  const std::vector<int64_t>& components;
-  const std::vector<int64_t>& spatial;
-  int64_t padding_mode;
-  const std::vector<int64_t>& halo;  // (low, high) per axis
-  const std::vector<double>& center;
-  double scale;
-  const std::vector<int64_t>& stride;
-  int64_t groups;
-  bool identity;
-};
 
 inline ScalarType accumulate_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -130,62 +115,13 @@ struct CheckedProblem {
 
 // `data` gives batch and type; channels are those of one group.
 inline CheckedProblem check(const Geometry& g, const Tensor& data, int64_t generators, int64_t in_channels,
-                            int64_t out_channels) {
-  CheckedProblem result;
-  Problem& p = result.problem;
-  const size_t ndim = g.spatial.size();
-  STD_TORCH_CHECK(ndim >= 1 && ndim <= kAxes, "lconv_fast: expected 1 to 3 spatial axes");
-  const size_t taps = g.tap_weights.size();
-  STD_TORCH_CHECK(g.taps.size() == taps * ndim && g.components.size() == taps && g.stride.size() == ndim &&
-                      g.halo.size() == 2 * ndim && (g.kind != 2 || g.center.size() == ndim),
-                  "lconv_fast: taps, tap_weights, components, stride, halo and center differ in length");
-  STD_TORCH_CHECK(g.kind >= 0 && g.kind <= 2 && g.padding_mode >= 0 && g.padding_mode <= 3 && g.groups >= 1,
-                  "lconv_fast: unknown kind or padding mode, or no group");
-  STD_TORCH_CHECK(data.is_cpu() && data.dim() == static_cast<int64_t>(ndim) + 2,
+                            int64_t out_channels, bool identity) {
+  STD_TORCH_CHECK(data.is_cpu() && data.dim() == static_cast<int64_t>(g.spatial.size()) + 2,
                   "lconv_fast: expected a CPU tensor (batch, channels, *spatial)");
-  result.ndim = p.ndim = static_cast<int>(ndim);
-  p.scalar = scalar_of(data);
-  p.kind = static_cast<CoefficientKind>(g.kind);
-  p.padding = static_cast<Padding>(g.padding_mode);
-  p.identity = g.identity;
-  p.batch = data.size(0);
-  p.groups = g.groups;
-  p.in_channels = in_channels;
-  p.out_channels = out_channels;
-  p.generators = generators;
-  p.inverse_scale = 1.0 / g.scale;
-  for (int a = 0; a < kAxes; ++a) {
-    p.grid[a] = p.array[a] = p.step[a] = p.out[a] = 1;
-    p.halo_low[a] = 0;
-  }
-  p.taps.assign(taps * kAxes, 0);
-  bool has_halo = false;
-  for (size_t k = 0; k < ndim; ++k) {
-    const int64_t a = result.axis(static_cast<int>(k)), low = g.halo[2 * k], high = g.halo[2 * k + 1];
-    STD_TORCH_CHECK(g.spatial[k] >= 1 && g.stride[k] >= 1 && low >= 0 && high >= 0,
-                    "lconv_fast: expected spatial >= 1, stride >= 1 and halo >= 0");
-    p.grid[a] = g.spatial[k];
-    p.halo_low[a] = low;
-    p.array[a] = g.spatial[k] + low + high;
-    p.step[a] = g.stride[k];
-    p.out[a] = (g.spatial[k] - 1) / g.stride[k] + 1;
-    if (g.kind == 2) p.center[a] = g.center[k];
-    has_halo = has_halo || low > 0 || high > 0;
-    for (size_t j = 0; j < taps; ++j) {
-      const int64_t tap = g.taps[j * ndim + k];
-      p.taps[j * kAxes + a] = tap;
-      STD_TORCH_CHECK(p.padding != Padding::kReflect || (tap < p.grid[a] && -tap < p.grid[a]),
-                      "lconv_fast: reflect padding is wider than the grid");
-    }
-  }
-  STD_TORCH_CHECK(!has_halo || p.padding == Padding::kZeros, "lconv_fast: a halo goes with padding mode zeros");
-  p.tap_weights = g.tap_weights;
-  for (size_t j = 0; j < taps; ++j) {
-    const int64_t component = g.components[j], before = j ? g.components[j - 1] : -1;
-    STD_TORCH_CHECK(component == before || component == before + 1, "lconv_fast: components must count up from 0");
-    p.components.push_back(static_cast<int>(component));
-  }
-  p.component_count = taps ? g.components.back() + 1 : 0;
+  CheckedProblem result;
+  result.problem = problem_of(g, data.size(0), generators, in_channels, out_channels, identity);
+  result.problem.scalar = scalar_of(data);
+  result.ndim = result.problem.ndim;
   return result;
 }
 

@@ -6,46 +6,25 @@
 #include <map>
 
 #include "dispatch.h"
+#include "geometry.h"
 #include "plan.h"
 
 namespace {
 
-using lconv_fast::kAxes;
+using namespace lconv_fast;
 
 // The ways through the three operators for a geometry: what it takes to count products, and no tensor.
-std::map<std::string, std::map<std::string, double>> plan(int kind, int64_t generators,
-                                                          const std::vector<int64_t>& taps,
-                                                          const std::vector<int>& components,
-                                                          const std::vector<int64_t>& spatial,
-                                                          const std::vector<int64_t>& stride, int64_t batch) {
-  lconv_fast::Problem p;
-  p.kind = static_cast<lconv_fast::CoefficientKind>(kind);
-  p.ndim = static_cast<int>(spatial.size());
-  if (p.ndim < 1 || p.ndim > kAxes || stride.size() != spatial.size() || taps.size() != components.size() * p.ndim) {
-    throw std::invalid_argument("plan: taps, components, spatial and stride differ in length");
-  }
-  p.generators = generators;
-  p.batch = batch;
-  p.components = components;
-  p.component_count = components.empty() ? 0 : components.back() + 1;
-  p.tap_weights.assign(components.size(), 1);
-  p.taps.assign(components.size() * kAxes, 0);
-  for (int a = 0; a < kAxes; ++a) {
-    const int k = a - (kAxes - p.ndim);
-    p.array[a] = p.grid[a] = k < 0 ? 1 : spatial[k];
-    p.step[a] = k < 0 ? 1 : stride[k];
-    p.out[a] = (p.grid[a] - 1) / p.step[a] + 1;
-    for (size_t j = 0; k >= 0 && j < components.size(); ++j) p.taps[j * kAxes + a] = taps[j * p.ndim + k];
-  }
-  const auto numbers = [](const lconv_fast::Plan& plan) {
+std::map<std::string, std::map<std::string, double>> plan(int64_t generators, int64_t batch LCONV_PARAMETERS) {
+  const Problem p = problem_of(LCONV_GEOMETRY_OF_PARAMETERS, batch, generators, 1, 1, /*identity=*/true);
+  const auto numbers = [](const Plan& plan) {
     return std::map<std::string, double>{{"row_basis", plan.row_basis},
                                          {"products", static_cast<double>(plan.products)},
                                          {"direct_cost", plan.direct_cost},
                                          {"row_basis_cost", plan.row_basis_cost}};
   };
-  return {{"forward", numbers(lconv_fast::plan_apply(p, false))},
-          {"input gradient", numbers(lconv_fast::plan_apply(p, true))},
-          {"weight gradient", numbers(lconv_fast::plan_gram(p))}};
+  return {{"forward", numbers(plan_apply(p, false))},
+          {"input gradient", numbers(plan_apply(p, true))},
+          {"weight gradient", numbers(plan_gram(p))}};
 }
 
 }  // namespace
@@ -72,8 +51,7 @@ PYBIND11_MODULE(_C, m) {
         return static_cast<double>(operations) / elapsed;
       },
       "Floating-point operations per second that one thread reaches from registers, float32.");
-  m.def("plan", &plan, pybind11::arg("kind"), pybind11::arg("generators"), pybind11::arg("taps"),
-        pybind11::arg("components"), pybind11::arg("spatial"), pybind11::arg("stride"), pybind11::arg("batch"),
+  m.def("plan", &plan,
         "For each operator: whether it works in the basis of a row, and the products per point (csrc/plan.h).");
   m.def("second_level_cache_bytes", &lconv_fast::second_level_cache_bytes, "What the size of tiles follows.");
   m.def("build_info", [] {

@@ -2,10 +2,12 @@
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
+#include <string>
 #include <tuple>
 
 #include "arguments.h"
 #include "dispatch.h"
+#include "sum_points.h"
 
 namespace lconv_fast {
 
@@ -15,16 +17,40 @@ void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& bo
 
 namespace {
 
+// Past the interface of the stable ABI the allocator's own message is lost.
+template <class Allocate>
+Tensor allocated(const Integers& sizes, size_t item_bytes, Allocate allocate) {
+  try {
+    return allocate();
+  } catch (const std::exception&) {
+    std::string shape;
+    double bytes = static_cast<double>(item_bytes);
+    for (const int64_t size : sizes) {
+      shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+      bytes *= static_cast<double>(size);
+    }
+    throw std::runtime_error("lconv_fast: can't allocate memory: you tried to allocate " +
+                             std::to_string(static_cast<int64_t>(bytes)) + " bytes, for a result of shape (" + shape +
+                             ")");
+  }
+}
+
+size_t item_bytes(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
+
+Tensor new_empty(const Tensor& like, const Integers& sizes, ScalarType type) {
+  return allocated(sizes, item_bytes(type), [&] { return torch::stable::new_empty(like, sizes, type); });
+}
+
 // Laid out as `like` is: channels-last for channels-last, contiguous otherwise.
-Tensor empty_like_format(const Tensor& like, const std::vector<int64_t>& sizes) {
+Tensor empty_like_format(const Tensor& like, const Integers& sizes) {
   const int64_t ndim = like.dim();
   if (!(like.size(1) > 1 && like.stride(1) == 1 && like.stride(ndim - 1) != 1)) {
-    return torch::stable::new_empty(like, sizes);
+    return new_empty(like, sizes, like.scalar_type());
   }
-  std::vector<int64_t> moved{sizes[0]};
+  Integers moved{sizes[0]};
   moved.insert(moved.end(), sizes.begin() + 2, sizes.end());
   moved.push_back(sizes[1]);
-  Tensor result = torch::stable::new_empty(like, moved);
+  Tensor result = new_empty(like, moved, like.scalar_type());
   for (int64_t k = ndim - 1; k >= 2; --k) result = torch::stable::transpose(result, k - 1, k);
   return result;
 }
@@ -34,19 +60,20 @@ int64_t per_group(int64_t channels, int64_t groups) {
   return channels / groups;
 }
 
-Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficients, std::optional<Tensor> bias,
-             int64_t kind, const std::vector<int64_t>& taps, const std::vector<double>& tap_weights,
-             const std::vector<int64_t>& components, const std::vector<int64_t>& spatial, int64_t padding_mode,
-             const std::vector<int64_t>& halo, const std::vector<double>& center, double scale,
-             const std::vector<int64_t>& stride, int64_t groups, bool identity, bool transposed) {
-  const Geometry g{kind, taps,   tap_weights, components, spatial, padding_mode,
-                   halo, center, scale,       stride,     groups,  identity};
+void check_weight(const Tensor& weight, int64_t groups) {
   STD_TORCH_CHECK(weight.dim() == 3 && weight.size(0) >= 1, "lconv_fast: expected weight (n_L + 1, out, in / groups)");
-  STD_TORCH_CHECK(!transposed || padding_mode < 2,
-                  "lconv_fast: transposed, replicate and reflect are a halo that is folded back");
-  CheckedProblem c = check(g, input, weight.size(0) - 1, weight.size(2), per_group(weight.size(1), groups));
-  c.take_coefficients(coefficients);
+  STD_TORCH_CHECK(groups >= 1 && weight.size(2) <= kMostPoints / groups, "lconv_fast: too many groups");
+}
+
+Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficients,
+             std::optional<Tensor> bias LCONV_PARAMETERS, bool identity, bool transposed) {
+  const Geometry g = LCONV_GEOMETRY_OF_PARAMETERS;
+  check_weight(weight, groups);
+  CheckedProblem c = check(g, input, weight.size(0) - 1, weight.size(2), per_group(weight.size(1), groups), identity);
   const Problem& p = c.problem;
+  STD_TORCH_CHECK(!transposed || inverts(p.padding),
+                  "lconv_fast: transposed, replicate and reflect are a halo that is folded back");
+  c.take_coefficients(coefficients);
   const int64_t ins = p.in_channels * groups, outs = p.out_channels * groups;
   const View source = transposed ? c.view(input, "input", outs, p.out) : c.view(input, "input", ins, p.array);
   const WeightView w = c.weight(weight, input);
@@ -66,46 +93,40 @@ Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficien
   return output;
 }
 
-Tensor gram(const Tensor& input, const Tensor& cotangent, const Tensor& coefficients, int64_t kind,
-            const std::vector<int64_t>& taps, const std::vector<double>& tap_weights,
-            const std::vector<int64_t>& components, const std::vector<int64_t>& spatial, int64_t padding_mode,
-            const std::vector<int64_t>& halo, const std::vector<double>& center, double scale,
-            const std::vector<int64_t>& stride, int64_t groups, bool identity) {
-  const Geometry g{kind, taps,   tap_weights, components, spatial, padding_mode,
-                   halo, center, scale,       stride,     groups,  identity};
+Tensor gram(const Tensor& input, const Tensor& cotangent, const Tensor& coefficients LCONV_PARAMETERS, bool identity) {
+  const Geometry g = LCONV_GEOMETRY_OF_PARAMETERS;
   STD_TORCH_CHECK(input.dim() >= 3 && cotangent.dim() == input.dim() && coefficients.dim() >= 2 &&
                       cotangent.scalar_type() == input.scalar_type(),
                   "lconv_fast: input, cotangent and coefficients do not fit each other");
-  CheckedProblem c =
-      check(g, input, coefficients.size(0), per_group(input.size(1), groups), per_group(cotangent.size(1), groups));
+  CheckedProblem c = check(g, input, coefficients.size(0), per_group(input.size(1), groups),
+                           per_group(cotangent.size(1), groups), identity);
   c.take_coefficients(coefficients);
   const Problem& p = c.problem;
   const View f = c.view(input, "input", input.size(1), p.array);
   const View u = c.view(cotangent, "cotangent", cotangent.size(1), p.out);
-  Tensor result = torch::stable::new_empty(input, {p.generators + 1, cotangent.size(1), p.in_channels});
-  active_kernels().gram(p, f, u, result.data_ptr());
+  Tensor result = new_empty(input, {p.generators + 1, cotangent.size(1), p.in_channels}, input.scalar_type());
+  if (result.numel() > 0) active_kernels().gram(p, f, u, result.data_ptr());
   return result;
 }
 
-Tensor correlate(const Tensor& input, const Tensor& weight, const Tensor& cotangent, int64_t kind,
-                 const std::vector<int64_t>& taps, const std::vector<double>& tap_weights,
-                 const std::vector<int64_t>& components, const std::vector<int64_t>& spatial, int64_t padding_mode,
-                 const std::vector<int64_t>& halo, const std::vector<double>& center, double scale,
-                 const std::vector<int64_t>& stride, int64_t groups) {
-  const Geometry g{kind, taps,   tap_weights, components, spatial, padding_mode,
-                   halo, center, scale,       stride,     groups,  false};
-  STD_TORCH_CHECK(weight.dim() == 3 && weight.size(0) >= 1, "lconv_fast: expected weight (n_L + 1, out, in / groups)");
+Tensor correlate(const Tensor& input, const Tensor& weight, const Tensor& cotangent LCONV_PARAMETERS) {
+  const Geometry g = LCONV_GEOMETRY_OF_PARAMETERS;
+  check_weight(weight, groups);
   STD_TORCH_CHECK(cotangent.scalar_type() == input.scalar_type(), "lconv_fast: input and cotangent differ in type");
-  CheckedProblem c = check(g, input, weight.size(0) - 1, weight.size(2), per_group(weight.size(1), groups));
+  CheckedProblem c = check(g, input, weight.size(0) - 1, weight.size(2), per_group(weight.size(1), groups), false);
   const Problem& p = c.problem;
   const View f = c.view(input, "input", p.in_channels * groups, p.array);
   const View u = c.view(cotangent, "cotangent", p.out_channels * groups, p.out);
   const WeightView w = c.weight(weight, input);
-  std::vector<int64_t> sizes{p.generators, p.component_count};
+  Integers sizes{p.generators, p.component_count};
   if (p.kind == CoefficientKind::kSampled) sizes.insert(sizes.end(), spatial.begin(), spatial.end());
   if (p.kind == CoefficientKind::kAffine) sizes.push_back(kAxes + 1);
-  Tensor result = torch::stable::new_empty(input, sizes, accumulate_type(input.scalar_type()));
-  if (result.numel() > 0) active_kernels().correlate(p, f, w, u, result.data_ptr());
+  Tensor result = new_empty(input, sizes, accumulate_type(input.scalar_type()));
+  if (p.in_channels == 0 || p.out_channels == 0) {
+    torch::stable::zero_(result);
+  } else if (result.numel() > 0) {
+    active_kernels().correlate(p, f, w, u, result.data_ptr());
+  }
   if (p.kind != CoefficientKind::kAffine || c.ndim == kAxes) return result;
   // Missing axes come first in the kernel's rows.
   return torch::stable::contiguous(torch::stable::narrow(result, 2, kAxes - c.ndim, c.ndim + 1));
@@ -113,29 +134,41 @@ Tensor correlate(const Tensor& input, const Tensor& weight, const Tensor& cotang
 
 // dQ/df and dQ/dW of one cotangent; here nothing is shared.
 std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& input, const Tensor& weight,
-                                    const Tensor& coefficients, int64_t kind, const std::vector<int64_t>& taps,
-                                    const std::vector<double>& tap_weights, const std::vector<int64_t>& components,
-                                    const std::vector<int64_t>& spatial, int64_t padding_mode,
-                                    const std::vector<int64_t>& halo, const std::vector<double>& center, double scale,
-                                    const std::vector<int64_t>& stride, int64_t groups, bool identity) {
-  Tensor weight_gradient = gram(input, cotangent, coefficients, kind, taps, tap_weights, components, spatial,
-                                padding_mode, halo, center, scale, stride, groups, identity);
-  return {apply(cotangent, weight, coefficients, std::nullopt, kind, taps, tap_weights, components, spatial,
-                padding_mode, halo, center, scale, stride, groups, identity, true),
-          weight_gradient};
+                                    const Tensor& coefficients LCONV_PARAMETERS, bool identity) {
+  Tensor weight_gradient = gram(input, cotangent, coefficients LCONV_ARGUMENTS, identity);
+  return {apply(cotangent, weight, coefficients, std::nullopt LCONV_ARGUMENTS, identity, true), weight_gradient};
 }
 
-#define LCONV_GEOMETRY                                                                                \
-  "int kind, int[] taps, float[] tap_weights, int[] components, SymInt[] spatial, int padding_mode, " \
-  "int[] halo, float[] center, float scale, int[] stride, int groups"
+// The sum of each channel over batch and points, the gradient of a bias.
+Tensor sum_points(const Tensor& cotangent) {
+  STD_TORCH_CHECK(cotangent.is_cpu() && cotangent.dim() >= 3 && cotangent.dim() <= 2 + kAxes,
+                  "lconv_fast: expected a CPU tensor (batch, channels, *spatial)");
+  const int64_t channels = cotangent.size(1);
+  View v;
+  v.data = cotangent.data_ptr();
+  v.batch_stride = cotangent.stride(0);
+  v.channel_stride = cotangent.stride(1);
+  int64_t extent[kAxes] = {1, 1, 1};
+  for (int64_t a = 2; a < cotangent.dim(); ++a) {
+    const int64_t axis = a + kAxes - cotangent.dim();
+    extent[axis] = cotangent.size(a);
+    v.stride[axis] = cotangent.stride(a);
+  }
+  Tensor result = new_empty(cotangent, {channels}, cotangent.scalar_type());
+  if (channels > 0) {
+    sum_over_points(scalar_of(cotangent), v, cotangent.size(0), channels, extent, result.data_ptr());
+  }
+  return result;
+}
 
 STABLE_TORCH_LIBRARY(lconv_fast, m) {
-  m.def("apply(Tensor input, Tensor weight, Tensor coefficients, Tensor? bias, " LCONV_GEOMETRY
+  m.def("apply(Tensor input, Tensor weight, Tensor coefficients, Tensor? bias" LCONV_SCHEMA
         ", bool identity, bool transposed) -> Tensor");
-  m.def("gram(Tensor input, Tensor cotangent, Tensor coefficients, " LCONV_GEOMETRY ", bool identity) -> Tensor");
-  m.def("correlate(Tensor input, Tensor weight, Tensor cotangent, " LCONV_GEOMETRY ") -> Tensor");
-  m.def("backward(Tensor cotangent, Tensor input, Tensor weight, Tensor coefficients, " LCONV_GEOMETRY
+  m.def("gram(Tensor input, Tensor cotangent, Tensor coefficients" LCONV_SCHEMA ", bool identity) -> Tensor");
+  m.def("correlate(Tensor input, Tensor weight, Tensor cotangent" LCONV_SCHEMA ") -> Tensor");
+  m.def("backward(Tensor cotangent, Tensor input, Tensor weight, Tensor coefficients" LCONV_SCHEMA
         ", bool identity) -> (Tensor, Tensor)");
+  m.def("sum_points(Tensor cotangent) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lconv_fast, CPU, m) {
@@ -143,6 +176,7 @@ STABLE_TORCH_LIBRARY_IMPL(lconv_fast, CPU, m) {
   m.impl("gram", TORCH_BOX(&gram));
   m.impl("correlate", TORCH_BOX(&correlate));
   m.impl("backward", TORCH_BOX(&backward));
+  m.impl("sum_points", TORCH_BOX(&sum_points));
 }
 
 }  // namespace

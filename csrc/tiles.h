@@ -43,7 +43,7 @@ struct ChannelBlocks {
     const int64_t most = std::max(lanes, kPanelDepth / std::max<int64_t>(rows, 1) / lanes * lanes);
     count = std::max<int64_t>(1, divide_up(channels, most));
     width = std::min(channels, round_up(divide_up(channels, count), lanes));
-    count = divide_up(channels, std::max<int64_t>(width, 1));
+    count = std::max<int64_t>(1, divide_up(channels, std::max<int64_t>(width, 1)));  // without channels, an empty sum
   }
   int64_t first(int64_t block) const { return block * width; }
   int64_t size(int64_t block) const { return std::min(width, channels - block * width); }

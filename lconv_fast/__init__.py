@@ -2,24 +2,28 @@
 
 from types import ModuleType
 
-from lconv_fast import functional
+from lconv_fast import functional, generators
 from lconv_fast.explain import Explanation, explain
 from lconv_fast.generators import (
     AffineGenerators,
     DenseGenerators,
+    DifferentialGenerators,
     FieldGenerators,
     Generators,
+    GraphGenerators,
+    LowRankGenerators,
+    ProductGenerators,
     StencilGenerators,
 )
-from lconv_fast.graph import GraphGenerators, LConvGraph
 from lconv_fast.invariants import DifferentialInvariants, invariants
-from lconv_fast.modules import LConv1d, LConv2d, LConv3d
+from lconv_fast.modules import LConv1d, LConv2d, LConv3d, LConvGraph
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AffineGenerators",
     "DenseGenerators",
+    "DifferentialGenerators",
     "DifferentialInvariants",
     "Explanation",
     "FieldGenerators",
@@ -29,10 +33,13 @@ __all__ = [
     "LConv2d",
     "LConv3d",
     "LConvGraph",
+    "LowRankGenerators",
+    "ProductGenerators",
     "StencilGenerators",
     "discovery",
     "explain",
     "functional",
+    "generators",
     "invariants",
     "nets",
 ]

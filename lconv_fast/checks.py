@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 
 import torch
 from torch import Tensor
+
+from lconv_fast.ops.geometry import MOST_STEPS, PaddingMode, Stencil, Window
 
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -27,12 +30,33 @@ def check_generators(name: str, value: object, ndims: tuple[int, ...], shape: st
         raise ValueError(f"{name}: expected at least one generator, got shape {tuple(value.shape)}")  # type: ignore[attr-defined]
 
 
-def positive_int(name: str, value: object) -> int:
+def check_input_type(caller: str, input: object) -> None:
+    """`input` is a tensor of a type that the layers compute in."""
+    if isinstance(input, torch.fx.Proxy):
+        raise TypeError(
+            f"{caller}: torch.fx.symbolic_trace shows a layer no tensor; keep L-conv layers whole with a Tracer whose "
+            "is_leaf_module says so, or use torch.export, which traces through them"
+        )
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{caller}: expected input to be a tensor, got {type(input).__name__}")
+    if input.dtype not in FLOAT_TYPES:
+        raise TypeError(f"{caller}: expected input of a real floating-point type, got {input.dtype}")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
+
+
+def positive_int(name: str, value: object, most: int = MOST_STEPS) -> int:
+    """`value` as an integer from 1 to `most`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected a positive integer, got {value!r}")
-    if value < 1:
+    number = int(value)
+    if number < 1:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-    return int(value)
+    if number > most:
+        raise ValueError(f"{name}: expected a positive integer up to {most}, got {value!r}")
+    return number
 
 
 def per_axis(name: str, value: object, ndim: int) -> tuple[int, ...]:
@@ -42,6 +66,42 @@ def per_axis(name: str, value: object, ndim: int) -> tuple[int, ...]:
             raise ValueError(f"{name}: expected one integer or {ndim}, got {tuple(value)}")
         return tuple(positive_int(name, v) for v in value)
     return (positive_int(name, value),) * ndim
+
+
+def check_window(window: object, spatial: Sequence[int]) -> Window:
+    """The place (origin, full) of a grid of shape `spatial` in a larger one."""
+    expected = f"(origin, full) with {len(spatial)} integers each"
+    if not isinstance(window, (tuple, list)) or len(window) != 2:
+        raise TypeError(f"window: expected {expected}, got {window!r}")
+    origin, full = window
+    for part in (origin, full):
+        if not isinstance(part, (tuple, list)) or len(part) != len(spatial) or not all(map(_is_integer, part)):
+            raise TypeError(f"window: expected {expected}, got {window!r}")
+    for first, size, whole in zip(origin, spatial, full, strict=True):
+        if first < 0 or first + size > whole:
+            raise ValueError(
+                f"window: a grid of {tuple(spatial)} at {tuple(origin)} does not fit into one of {tuple(full)}"
+            )
+    return Window(list(origin), list(full))
+
+
+def check_halo(halo: object, array: Sequence[int], stencil: Stencil) -> list[int]:
+    """The pairs (low, high) of points that an array of shape `array` has around the grid, in one list."""
+    expected = f"{len(array)} pairs of integers from 0 on"
+    if not isinstance(halo, (tuple, list)) or len(halo) != len(array):
+        raise TypeError(f"halo: expected {expected}, got {halo!r}")
+    sides: list[int] = []
+    for pair, size in zip(halo, array, strict=True):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(_is_integer, pair)):
+            raise TypeError(f"halo: expected {expected}, got {halo!r}")
+        if min(pair) < 0 or sum(pair) >= size:
+            raise ValueError(f"halo: expected {expected} that leave a grid of an array {tuple(array)}, got {halo!r}")
+        sides += pair
+    if stencil.padding_mode != PaddingMode.ZEROS:
+        raise ValueError(f"halo: goes with padding_mode='zeros', got {stencil.padding_mode.name.lower()!r}")
+    if stencil.transposed:
+        raise ValueError("halo: does not go with transposed generators, which need coefficients around the grid too")
+    return sides
 
 
 def check_groups(groups: object, in_channels: int, out_channels: int) -> None:

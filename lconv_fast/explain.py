@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from lconv_fast import _C, form
-from lconv_fast.generators import GridGenerators
-from lconv_fast.ops.schema import output_size
+from lconv_fast import _C
+from lconv_fast.generators import Generators
+from lconv_fast.ops.geometry import Geometry, output_size
 
 PATHS = {False: "direct: one product for each generator", True: "basis of a row: products for each axis (csrc/plan.h)"}
 
@@ -71,7 +71,7 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
         ValueError: a shape that the layer does not take.
     """
     generators = getattr(layer, "generators", None)
-    if not isinstance(generators, GridGenerators):
+    if not isinstance(generators, Generators) or generators.ndim is None:
         raise TypeError(f"explain: expected a layer with generators on a grid, got {type(layer).__name__}")
     shape = tuple(int(size) for size in input_shape)
     ndim = generators.ndim
@@ -80,13 +80,16 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
             f"explain: expected a shape (N, {layer.in_channels}, *spatial) with {ndim} spatial axes, got {shape}"
         )
     spatial, batch = shape[-ndim:], shape[0] if len(shape) == ndim + 2 else 1
-    stencil = generators.stencil(spatial)
+    generators.check_shape(spatial)
+    stencil = generators.stencil()
+    if stencil is None:
+        raise TypeError(f"explain: expected generators that a fused kernel computes, got {generators!r}")
     # A transposed basis computes all points and keeps some.
     stride = [1] * ndim if stencil.transposed else list(layer.stride)
-    geometry = form.Geometry.of(stencil, stride, layer.groups)
+    geometry = Geometry.of(stencil, spatial, stride, layer.groups)
     coefficients = generators.coefficients()
     count = generators.num_generators
-    plans = _C.plan(geometry.kind, count, geometry.taps, geometry.components, list(spatial), stride, batch)
+    plans = _C.plan(count, batch, *geometry)
     if stencil.transposed:  # L_i^T f is the gradient's operator, and the other way round
         plans["forward"], plans["input gradient"] = plans["input gradient"], plans["forward"]
 
@@ -121,7 +124,8 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
                 alternative=costs[1] / costs[0] if costs[0] else math.inf,
             )
         )
-    held = numbers if stencil.kind == "affine" else 0  # matrix and shift, joined
+    # Coefficients that are put together for the call, as matrix and shift are.
+    held = 0 if any(coefficients is own for own in (*generators.parameters(), *generators.buffers())) else numbers
     result = Explanation(
         layer=type(layer).__name__,
         input_shape=shape,

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lconv_fast import form, grid
-from lconv_fast.checks import FLOAT_TYPES, check_float, check_groups, check_types, per_axis
-from lconv_fast.generators import DenseGenerators, Generators, GridGenerators
+from lconv_fast import form
+from lconv_fast.checks import (
+    check_float,
+    check_groups,
+    check_halo,
+    check_input_type,
+    check_types,
+    check_window,
+    per_axis,
+    positive_int,
+)
+from lconv_fast.generators import Generators
+from lconv_fast.grid import check_reach
+from lconv_fast.ops.geometry import CoefficientKind
 
 
 def lconv(
@@ -20,29 +31,39 @@ def lconv(
     *,
     stride: int | tuple[int, ...] = 1,
     groups: int = 1,
+    window: tuple[Sequence[int], Sequence[int]] | None = None,
+    halo: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """y = f W0^T + sum_i (L_i f) Wi^T + bias, eq. (15) and (17) of Dehmamy et al. 2021, differentiable to every order.
 
-    L_i f is never written to memory (but for DenseGenerators), and nothing but the arguments is kept for backward.
+    With taps on a grid, L_i f is never written to memory, and nothing but the arguments is kept for backward; dense,
+    low-rank and spectral generators write it.
 
     Args:
         input: f, (N, C_in, *spatial), or (C_in, *spatial) unbatched; any strides. float32, float64, bfloat16 or
-            float16; the half types accumulate in float32. Under autocast, input, weight and bias are cast.
+            float16; the half types accumulate in float32. Under autocast, input, weight and bias are cast, unless they
+            are float64.
         weight: (n_L + 1, C_out, C_in / groups), weight[0] = W^0; input's dtype and device.
         generators: L_1 .. L_nL; their numbers in input's dtype, or in float32 beside a half type.
         bias: (C_out,) or None.
         stride: y is computed at every stride-th point of each axis, from the first on; one integer or one per axis.
         groups: channels are mixed within groups alone, as in nn.Conv2d.
+        window: (origin, full), for a piece of a larger grid: where its first point lies there, and the extents of the
+            larger grid, n integers each. Affine generators then take their coordinates, and sampled ones their part,
+            from the larger grid. What lies around the piece is what padding_mode says of its own border, unless halo
+            brings it along.
+        halo: n pairs (low, high): so many points of input on each side of an axis lie around the grid; y is computed
+            on the grid without them. Goes with padding_mode 'zeros'; beyond the halo there is nothing.
 
     Returns:
-        (N, C_out, *ceil(spatial / stride)), in the memory format of input.
+        (N, C_out, *ceil(spatial / stride)), in the memory format of input; spatial without the halo.
 
     Raises:
         TypeError: arguments of the wrong type or dtype, or mixed dtypes or devices.
         ValueError: shapes that do not fit; both before anything is computed.
     """
-    ndim = generators.ndim if isinstance(generators, GridGenerators) else None
-    return lconv_for("lconv", input, weight, generators, bias, stride, groups, ndim)
+    ndim = getattr(generators, "ndim", None)
+    return lconv_for("lconv", input, weight, generators, bias, stride, groups, ndim, window, halo)
 
 
 def lconv_for(
@@ -54,19 +75,19 @@ def lconv_for(
     stride: int | tuple[int, ...],
     groups: int,
     ndim: int | None,
+    window: tuple[Sequence[int], Sequence[int]] | None = None,
+    halo: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """`lconv` on grids of `ndim` axes, with errors in the name of `caller`; None: dense generators on a batch."""
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
-    if not isinstance(generators, GridGenerators | DenseGenerators):
+    if generators.channel_dim != 1:
         raise TypeError(
             f"generators: expected generators on a grid, got {type(generators).__name__}; graphs go to LConvGraph"
         )
-    if not isinstance(input, Tensor):
-        raise TypeError(f"{caller}: expected input to be a tensor, got {type(input).__name__}")
-    if input.dtype not in FLOAT_TYPES:
-        raise TypeError(f"{caller}: expected input of a real floating-point type, got {input.dtype}")
+    check_input_type(caller, input)
+    groups = positive_int("groups", groups)
     outs, ins = weight.shape[1], weight.shape[2] * groups
     _check_input(caller, input, ins, ndim)
     check_groups(groups, ins, outs)
@@ -80,10 +101,12 @@ def lconv_for(
         if bias.shape[0] != outs:
             raise ValueError(f"bias: expected shape ({outs},), got {tuple(bias.shape)}")
 
-    if not input.is_meta and torch.is_autocast_enabled(input.device.type):
+    # As PyTorch's own autocast: float64 stays as it is.
+    if input.dtype != torch.float64 and not input.is_meta and torch.is_autocast_enabled(input.device.type):
         dtype = torch.get_autocast_dtype(input.device.type)
-        input, weight = input.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+        input = input.to(dtype)
+        weight = weight if weight.dtype == torch.float64 else weight.to(dtype)
+        bias = bias if bias is None or bias.dtype == torch.float64 else bias.to(dtype)
     coefficients = generators.coefficients()
     check_types(input, weight=weight, bias=bias, generators=coefficients)
 
@@ -92,14 +115,45 @@ def lconv_for(
         input = input.unsqueeze(0)
     spatial = tuple(input.shape[2:])
     steps = per_axis("stride", stride, len(spatial))
-    if isinstance(generators, GridGenerators):
-        stencil = generators.stencil(spatial)
-        output = form.lconv(coefficients, input, weight, bias, stencil, steps, groups)
+    if window is None and halo is None:
+        generators.check_shape(spatial)
+        output = generators.mix(coefficients, input, weight, bias, steps, groups)
     else:
-        assert isinstance(generators, DenseGenerators)
-        generators.check_points(spatial)
-        output = _dense(input, weight, coefficients, bias, steps, groups)
+        output = _piece(caller, input, weight, generators, coefficients, bias, steps, groups, window, halo)
     return output.squeeze(0) if unbatched else output
+
+
+def _piece(
+    caller: str,
+    input: Tensor,
+    weight: Tensor,
+    generators: Generators,
+    coefficients: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    groups: int,
+    window: tuple[Sequence[int], Sequence[int]] | None,
+    halo: Sequence[tuple[int, int]] | None,
+) -> Tensor:
+    """The layer on a piece of a larger grid, with what lies around it."""
+    stencil, spatial = generators.stencil(), tuple(input.shape[2:])
+    if stencil is None:
+        name = type(generators).__name__
+        raise ValueError(f"{caller}: window and halo go with generators of taps on a grid, got {name}")
+    sides = None if halo is None else check_halo(halo, spatial, stencil)
+    place = None
+    if sides is not None:
+        spatial = tuple(size - sides[2 * a] - sides[2 * a + 1] for a, size in enumerate(spatial))
+    if window is None:
+        generators.check_shape(spatial)
+    else:
+        place = check_window(window, spatial)
+        generators.check_shape(tuple(place.full))
+        check_reach(stencil.taps, spatial, stencil.padding_mode)
+        if stencil.kind == CoefficientKind.SAMPLED:
+            for a, (first, size) in enumerate(zip(place.origin, spatial, strict=True)):
+                coefficients = coefficients.narrow(2 + a, first, size)
+    return form.lconv(coefficients, input, weight, bias, stencil, stride, groups, place, sides)
 
 
 def _check_input(caller: str, input: Tensor, channels: int, ndim: int | None) -> None:
@@ -116,17 +170,3 @@ def _check_input(caller: str, input: Tensor, channels: int, ndim: int | None) ->
         raise ValueError(f"{caller}: expected input with {channels} channels, got {shape}")
     if 0 in shape[-ndim:]:
         raise ValueError(f"{caller}: expected at least one point on each axis, got {shape}")
-
-
-def _dense(
-    input: Tensor, weight: Tensor, matrix: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
-) -> Tensor:
-    """Eq. (17) as it stands, with dense matrices L_i (n_L, d, d)."""
-    spatial = tuple(input.shape[2:])
-    f = input.reshape(input.shape[0], groups, -1, math.prod(spatial))
-    w = weight.reshape(weight.shape[0], groups, -1, weight.shape[2])
-    moved = torch.einsum("ixy,ngcy->ngicx", matrix.to(f.dtype), f)
-    output = torch.einsum("ngcx,goc->ngox", f, w[0]) + torch.einsum("ngicx,igoc->ngox", moved, w[1:])
-    output = output.reshape(input.shape[0], weight.shape[1], *spatial)
-    output = grid.every(output, stride)
-    return output if bias is None else output + bias.reshape(-1, *[1] * len(spatial))

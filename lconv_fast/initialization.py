@@ -10,10 +10,14 @@ from torch import Tensor
 from lconv_fast.generators import (
     AffineGenerators,
     DenseGenerators,
+    DifferentialGenerators,
     FieldGenerators,
     Generators,
     StencilGenerators,
 )
+
+# Kinds whose tensors (n_L, ...) are linear in L_i.
+LINEAR = (AffineGenerators, FieldGenerators, StencilGenerators, DifferentialGenerators, DenseGenerators)
 
 
 def keep_variance(weight: Tensor, generators: Generators, fan_in: int) -> None:
@@ -44,13 +48,12 @@ def normalise(generators: Generators) -> Generators:
     for the Laplacian), those steps are small beside some weights and large beside others, and normalised generators
     train better.
 
-    Raises TypeError for generators whose numbers are not linear in L_i (low rank), or live on a graph.
+    Raises TypeError for generators whose numbers are not linear in L_i (products, low rank), or that live on a graph.
     """
+    if not isinstance(generators, LINEAR):
+        kinds = ", ".join(kind.__name__ for kind in LINEAR)
+        raise TypeError(f"generators: expected one of {kinds}, got {type(generators).__name__}")
     numbers = [*generators.parameters(recurse=False), *generators.buffers(recurse=False)]
-    if not isinstance(generators, AffineGenerators | FieldGenerators | StencilGenerators | DenseGenerators):
-        raise TypeError(
-            f"generators: expected affine fields, sampled fields, stencils or matrices, got {type(generators).__name__}"
-        )
     noise = rates(generators)
     with torch.no_grad():
         for tensor in numbers if noise else []:

@@ -161,7 +161,7 @@ def jet(f: Tensor, padding_mode: str = "replicate") -> Jet:
     if 0 in spatial:
         raise ValueError(f"f: expected at least one point on each axis, got {tuple(f.shape)}")
     taps = [[int(a == b) for b in range(n)] for a in range(n)]
-    grid.check_reach(taps, spatial, grid.check_padding_mode(padding_mode))
+    grid.check_reach(taps, spatial, grid.padding_mode(padding_mode))
     mode = "constant" if padding_mode == "zeros" else padding_mode
     padded = nn.functional.pad(f, [1] * (2 * n), mode=mode)
 
@@ -177,8 +177,8 @@ def jet(f: Tensor, padding_mode: str = "replicate") -> Jet:
         return (at((a, 1), (b, 1)) + at((a, -1), (b, -1)) - at((a, 1), (b, -1)) - at((a, -1), (b, 1))) / 4
 
     axes = []
-    for a, (size, center) in enumerate(zip(spatial, grid.center(spatial), strict=True)):
-        x = torch.arange(size, dtype=f.dtype, device=f.device) - center
+    for a, size in enumerate(spatial):
+        x = torch.arange(size, dtype=f.dtype, device=f.device) - (size - 1) / 2
         axes.append(x.reshape([-1 if b == a else 1 for b in range(n)]))
     return Jet(
         f,
@@ -213,7 +213,8 @@ class DifferentialInvariants(nn.Module):
         check_group(group, False)
         if group == "translation":
             raise ValueError("group: expected another than 'translation', whose invariants are linear: take an L-conv")
-        self.group, self.padding_mode = group, grid.check_padding_mode(padding_mode)
+        grid.padding_mode(padding_mode)
+        self.group, self.padding_mode = group, padding_mode
         each = invariants(torch.zeros(1, 1, 1), group).shape[1]
         self.mix = nn.Linear((each + (group in WITH_PAIRS)) * self.channels, outs)
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import check_groups, per_axis, positive_int
+from lconv_fast.checks import check_float, check_groups, check_types, per_axis, positive_int
 from lconv_fast.functional import lconv_for
-from lconv_fast.generators import AffineGenerators, Generators, GridGenerators
+from lconv_fast.generators import Generators, GraphGenerators, named
 from lconv_fast.initialization import keep_variance, keep_variance_factorized
 
 
@@ -55,14 +55,14 @@ class _LConv(nn.Module):
 
     def _make_generators(self, generators: str | Generators, keywords: dict[str, Any]) -> Generators:
         if isinstance(generators, str):
-            return AffineGenerators.named(generators, self.ndim, **keywords)
+            return named(generators, self.ndim, **keywords)
         if not isinstance(generators, Generators):
             raise TypeError(f"generators: expected a name or a Generators object, got {type(generators).__name__}")
         if keywords:
             raise TypeError(
                 f"{type(self).__name__}: {', '.join(keywords)}: these go with a name; a Generators object has its own"
             )
-        if isinstance(generators, GridGenerators) and generators.ndim != self.ndim:
+        if generators.ndim not in (None, self.ndim):
             raise ValueError(f"generators: expected {self.ndim} axes for {type(self).__name__}, got {generators.ndim}")
         return generators
 
@@ -124,8 +124,8 @@ _DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: eq. (10), (15
 
     Args:
         in_channels, out_channels: numbers of channels, divisible by groups.
-        generators: the name of a basis of affine fields (translation, rotation, scaling, se, similitude, sl, gl,
-            affine, lorentz), or a Generators object.
+        generators: the name of a basis (translation, rotation, scaling, se, similitude, sl, gl, affine, lorentz of
+            affine fields; laplacian, second of second order: lconv_fast.generators.named), or a Generators object.
         stride: y is computed at every stride-th point of each axis, from the first on; one integer or one per axis.
         groups: channels are mixed within groups alone.
         bias: adds a learnable bias, 0 at first.
@@ -160,3 +160,61 @@ class LConv2d(_LConv):
 class LConv3d(_LConv):
     __doc__ = _DOC.format(ndim=3)
     ndim = 3
+
+
+class LConvGraph(nn.Module):
+    """y = f W0^T + sum_i (L_i f) Wi^T + bias on the nodes of a graph: eq. (10) of Dehmamy et al. 2021.
+
+    Input (N, nodes, C_in) or (nodes, C_in); output the same with C_out. Each L_i runs on the fewer channels, before or
+    after the mixing. Derivatives of any order are PyTorch's own.
+
+    Args:
+        in_channels, out_channels: numbers of channels.
+        generators: GraphGenerators.
+        bias: adds a learnable bias, 0 at first.
+        device, dtype: of the parameters and of the generators, which are moved where given.
+
+    Attributes:
+        weight: (n_L + 1, out_channels, in_channels), weight[0] = W^0; starts as in LConv2d. bias: (out_channels,).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        generators: GraphGenerators,
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = positive_int("in_channels", in_channels)
+        self.out_channels = positive_int("out_channels", out_channels)
+        if getattr(generators, "channel_dim", None) != -1:
+            raise TypeError(f"generators: expected GraphGenerators, got {type(generators).__name__}")
+        self.generators = generators.to(device=device, dtype=dtype)
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(generators.num_generators + 1, out_channels, in_channels, **factory))
+        self.bias = nn.Parameter(torch.empty(out_channels, **factory)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Keeps the variance of white noise, as LConv2d does."""
+        keep_variance(self.weight, self.generators, self.in_channels)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_float("input", input, (2, 3), "(N, nodes, C) or (nodes, C)")
+        f = input if input.dim() == 3 else input.unsqueeze(0)
+        if f.shape[2] != self.in_channels:
+            raise ValueError(f"input: expected {self.in_channels} channels, got shape {tuple(input.shape)}")
+        self.generators.check_shape(f.shape[1:2])
+        coefficients = self.generators.coefficients()
+        check_types(f, weight=self.weight, bias=self.bias, generators=coefficients)
+        y = self.generators.mix(coefficients, f, self.weight, self.bias)
+        return y if input.dim() == 3 else y.squeeze(0)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}" + (", bias=False" if self.bias is None else "")

@@ -34,7 +34,7 @@ def function_and_arguments(problem, transposed=False, stride=1, groups=1, channe
         torch.randn(problem.count + 1, 3 * groups, 2, dtype=torch.float64),
         torch.randn(3 * groups, dtype=torch.float64),
     ]
-    stencil = generators.stencil(problem.grid)
+    stencil = generators.stencil()
 
     def function(v, f, weight, bias):
         return form.lconv(v, f, weight, bias, stencil, (stride,) * problem.ndim, groups)

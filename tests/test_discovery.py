@@ -41,7 +41,7 @@ def basis(group):
     """(n_L, 2, 3)."""
     if GROUPS[group] is None:
         return np.concatenate([_catalogue()[group]()])
-    matrix, shift = lc.algebras.named(GROUPS[group], 2)
+    matrix, shift = lc.generators.algebras.named(GROUPS[group], 2)
     return torch.cat([matrix, shift[..., None]], 2).double().numpy()
 
 

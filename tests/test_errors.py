@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import lconv_fast as lc
-from lconv_fast import differences
+from lconv_fast.generators import differences
+from lconv_fast.ops.geometry import Geometry
 
 lconv = lc.functional.lconv
 AFFINE = lc.AffineGenerators.named("se")
@@ -40,13 +41,13 @@ CASES = {
     "out_channels": (lambda: lc.LConv2d(4, "8"), TypeError, "out_channels: expected a positive integer, got '8'"),
     "stride": (lambda: lconv(X, W, AFFINE, stride=0), ValueError, "stride: expected a positive integer, got 0"),
     "stride axes": (lambda: lc.LConv2d(4, 8, stride=(1, 2, 3)), ValueError, r"stride: expected one integer or 2, got \(1, 2, 3\)"),
-    "name": (lambda: lc.LConv2d(4, 8, "rotations"), ValueError, "generators: expected one of translation, rotation, scaling, se, similitude, sl, gl, affine, lorentz, got 'rotations'"),
+    "name": (lambda: lc.LConv2d(4, 8, "rotations"), ValueError, "generators: expected one of translation, rotation, scaling, se, similitude, sl, gl, affine, lorentz, laplacian, second, got 'rotations'"),
     "no rotation in 1D": (lambda: lc.LConv1d(4, 8, "rotation"), ValueError, "generators: 'rotation' has no generators on 1 axis"),
     "ndim": (lambda: lc.AffineGenerators.named("se", ndim=4), ValueError, "ndim: expected 1, 2 or 3 axes, got 4"),
     "axes of the generators": (lambda: lc.LConv3d(4, 8, AFFINE), ValueError, "generators: expected 3 axes for LConv3d, got 2"),
     "keywords beside an object": (lambda: lc.LConv2d(4, 8, AFFINE, accuracy=4), TypeError, "LConv2d: accuracy: these go with a name"),
     "padding mode": (lambda: lc.LConv2d(4, 8, padding_mode="zero"), ValueError, "padding_mode: expected one of zeros, circular, replicate, reflect, got 'zero'"),
-    "accuracy": (lambda: lc.LConv2d(4, 8, accuracy=3), ValueError, "accuracy: expected one of 2, 4, 6, 8, got 3"),
+    "accuracy": (lambda: lc.LConv2d(4, 8, accuracy=3), ValueError, "accuracy: expected one of 2, 4, 6, 8, or .spectral., got 3"),
     "coordinate scale": (lambda: lc.LConv2d(4, 8, coordinate_scale=0), ValueError, "coordinate_scale: expected a positive number or None, got 0"),
     "reflect": (lambda: lc.LConv2d(4, 8, accuracy=8, padding_mode="reflect")(torch.randn(1, 4, 9, 4)), ValueError, r"reflect padding by 4 points needs more than 4 points on axis 1, got a grid of \(9, 4\)"),
     "reflect, stencil": (lambda: lconv(X, torch.randn(2, 8, 4), lc.StencilGenerators(torch.ones(1, 1), [[5, 0]], padding_mode="reflect")), ValueError, "reflect padding by 5 points needs more than 5 points on axis 0"),
@@ -82,16 +83,15 @@ def test_message(case, monkeypatch):
     def no_kernel(*_):
         raise AssertionError("a kernel ran")
 
-    monkeypatch.setattr("lconv_fast.form._contract", no_kernel)
+    monkeypatch.setattr("lconv_fast.form.calculus.evaluate", no_kernel)
     with pytest.raises(error, match=message):
         call()
 
 
 def test_operators_check_again():
     """Called past the Python checks, the operators refuse what would read beyond memory."""
-    from lconv_fast import form
 
-    geometry = form.Geometry.of(AFFINE.stencil((5, 6)), (1, 1), 1)
+    geometry = Geometry.of(AFFINE.stencil(), (5, 6), (1, 1), 1)
     v = AFFINE.coefficients()
     ops = torch.ops.lconv_fast
     x, w, g = X, torch.randn(4, 8, 4), torch.randn(2, 8, 5, 6)

@@ -16,6 +16,7 @@ from problems import MODES, TOLERANCE, Problem, problems, relative_rms, results
 import lconv_fast as lc
 from lconv_fast import form
 from lconv_fast.ops import reference
+from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode, Stencil
 from lconv_fast.ops.gpu import arguments as gpu_arguments
 from lconv_fast.ops.gpu.rows import BASIS
 
@@ -45,7 +46,7 @@ def check(name, *arguments, tolerance=None):
 
 def calls(generators, grid, dtype, stride=1, groups=1, ins=4, outs=3, batch=2, last=False, numbers=None):
     """Each operator's name and arguments."""
-    geometry = form.Geometry.of(generators.stencil(grid), [stride] * len(grid), groups)
+    geometry = Geometry.of(generators.stencil(), grid, [stride] * len(grid), groups)
     output = [(size - 1) // stride + 1 for size in grid]
 
     def data(channels, size):
@@ -223,21 +224,19 @@ def test_march_without_the_identity(marched):
 def test_march_with_unequal_steps(marched):
     """Differences other than (f(x + 1) - f(x - 1)) / 2, which only direct calls have."""
     for kind, v in (
-        ("affine", torch.randn(6, 2, 3)),
-        ("affine", torch.randn(2, 2, 3)),
-        ("sampled", torch.randn(2, 2, 4, 5)),
+        (CoefficientKind.AFFINE, torch.randn(6, 2, 3)),
+        (CoefficientKind.AFFINE, torch.randn(2, 2, 3)),
+        (CoefficientKind.SAMPLED, torch.randn(2, 2, 4, 5)),
     ):
-        stencil = form.Stencil(
+        stencil = Stencil(
             kind,
             ((-1, 0), (1, 0), (0, 1), (0, -1)),
             (-0.5, 0.5, 2.0, -2.0),
             (0, 0, 1, 1),
-            (4, 5),
-            "zeros",
-            (1.5, 2.0),
+            PaddingMode.ZEROS,
             2.0,
         )
-        geometry = form.Geometry.of(stencil, [1, 1], 1)
+        geometry = Geometry.of(stencil, (4, 5), [1, 1], 1)
         f, g = (torch.randn(2, 4, 5, 32).half().movedim(-1, 1) for _ in range(2))
         w = (torch.randn(v.shape[0] + 1, 32, 32) / 10).half()
         check("apply", f, w, v, None, *geometry, True, False)
@@ -252,7 +251,7 @@ def test_march_with_unequal_steps(marched):
 def test_halo(transposed):
     """An array with points around the grid: what replicate and reflect are transposed on."""
     generators = lc.AffineGenerators.named("se", 2, padding_mode="replicate", accuracy=4)
-    geometry = form.Geometry.of(generators.stencil((6, 5)), [1, 1], 1).extended()
+    geometry = Geometry.of(generators.stencil(), (6, 5), [1, 1], 1).extended()
     w = torch.randn(4, 3, 2)
     f = torch.randn(2, 3, 6, 5) if transposed else torch.randn(2, 2, 10, 9)
     check("apply", f, w, generators.coefficients(), None, *geometry, True, transposed)
@@ -299,7 +298,7 @@ def test_derivatives_of_every_order_use_the_kernels(monkeypatch):
 
     def layer(x, w, matrix):
         v = torch.cat([matrix, torch.zeros(1, 2, 1, dtype=torch.float64)], 2)
-        return form.lconv(v, x, w, None, generators.stencil((3, 4)), (1, 1), 1)
+        return form.lconv(v, x, w, None, generators.stencil(), (1, 1), 1)
 
     matrix = generators.matrix.detach().requires_grad_()
     y = layer(x, w, matrix)
@@ -322,7 +321,7 @@ def test_traced_on_a_gpu_that_is_not_there():
         w = torch.empty(4, 6, 4, device="cuda")
         y = lc.functional.lconv(x, w, generators, stride=2)
         assert y.shape == (2, 6, 5, 4) and y.is_contiguous(memory_format=torch.channels_last)
-        geometry = form.Geometry.of(generators.stencil((9, 8)), [2, 2], 1)
+        geometry = Geometry.of(generators.stencil(), (9, 8), [2, 2], 1)
         v, ops = generators.coefficients(), torch.ops.lconv_fast
         adjoint = ops.apply(y, w, v, None, *geometry, True, True)
         gram, correlated = ops.gram(x, y, v, *geometry, True), ops.correlate(x, w, y, *geometry)

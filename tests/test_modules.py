@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import lconv_fast as lc
-from lconv_fast import algebras
+from lconv_fast.generators import algebras
 
 MODULES = {1: lc.LConv1d, 2: lc.LConv2d, 3: lc.LConv3d}
 SIZES = {1: (4096,), 2: (64, 64), 3: (40, 40, 40)}

@@ -10,16 +10,20 @@ import torch
 from problems import relative_rms
 
 import lconv_fast as lc
-from lconv_fast import _C, form
+from lconv_fast import _C
 from lconv_fast.ops import reference
+from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode, Stencil
 
 CENTRAL = {n: [sign * (a == b) for a in range(n) for sign in (-1, 1) for b in range(n)] for n in (1, 2, 3)}
 
 
-def plan(count, spatial, kind=2, taps=None, batch=4):
+def plan(count, spatial, kind=CoefficientKind.AFFINE, taps=None, batch=4):
     n = len(spatial)
-    components = [a for a in range(n) for _ in range(2)]
-    return _C.plan(kind, count, taps or CENTRAL[n], components, list(spatial), [1] * n, batch)
+    taps, components = taps or CENTRAL[n], tuple(a for a in range(n) for _ in range(2))
+    stencil = Stencil(
+        kind, tuple(taps[j : j + n] for j in range(0, len(taps), n)), (1.0,) * 2 * n, components, PaddingMode.ZEROS
+    )
+    return _C.plan(count, batch, *Geometry.of(stencil, spatial, [1] * n, 1))
 
 
 def test_products_a_point():
@@ -34,7 +38,7 @@ def test_products_a_point():
             assert not chosen["row_basis"] and chosen["products"] == 2 * n
     # Matrices that change from row to row do not pay on short rows, and a field has no basis.
     assert not plan(6, (256, 4))["forward"]["row_basis"]
-    assert not plan(6, (256, 256), kind=1)["forward"]["row_basis"]
+    assert not plan(6, (256, 256), kind=CoefficientKind.SAMPLED)["forward"]["row_basis"]
     # A difference along another axis than its own.
     assert not plan(6, (256, 256), taps=[1, 1, -1, -1, 0, 1, 0, -1])["forward"]["row_basis"]
 
@@ -49,8 +53,8 @@ def test_basis_of_a_row_agrees_with_the_reference(spatial, channels_last, mode):
     generators = lc.AffineGenerators(
         torch.randn(count, n, n, dtype=torch.float64), torch.randn(count, n, dtype=torch.float64), padding_mode=mode
     )
-    geometry = form.Geometry.of(generators.stencil(spatial), [stride] * n, groups)
-    ways = _C.plan(2, count, geometry.taps, geometry.components, list(spatial), [stride] * n, 3)
+    geometry = Geometry.of(generators.stencil(), spatial, [stride] * n, groups)
+    ways = _C.plan(count, 3, *geometry)
     assert ways["forward"]["row_basis"] and ways["weight gradient"]["row_basis"] and ways["input gradient"]["row_basis"]
     output = [(size - 1) // stride + 1 for size in spatial]
     x, g = torch.randn(3, 6, *spatial, dtype=torch.float64), torch.randn(3, 10, *output, dtype=torch.float64)
@@ -87,6 +91,7 @@ import torch
 import lconv_fast as lc
 from lconv_fast import _C, form
 from lconv_fast.ops import reference
+from lconv_fast.ops.geometry import Geometry
 from problems import relative_rms
 
 assert _C.second_level_cache_bytes() == 2**17
@@ -95,7 +100,7 @@ for last in (False, True):
     for basis in ("se", "affine"):
         generators = lc.AffineGenerators.named(basis, 2).double()
         count, v = generators.num_generators, generators.double().coefficients()
-        geometry = form.Geometry.of(generators.stencil((7, 230)), [1, 1], 1)
+        geometry = Geometry.of(generators.stencil(), (7, 230), [1, 1], 1)
         x, g = (torch.randn(2, c, 7, 230, dtype=torch.float64) for c in (5, 19))
         if last:
             x, g = (t.to(memory_format=torch.channels_last) for t in (x, g))

@@ -12,8 +12,9 @@ from problems import TOLERANCE, Problem, relative_rms, results
 from test_tracing import operator_calls
 
 import lconv_fast as lc
-from lconv_fast import _C, form
+from lconv_fast import _C
 from lconv_fast.ops import reference
+from lconv_fast.ops.geometry import Geometry
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -39,6 +40,7 @@ from problems import Problem, relative_rms, results, TOLERANCE
 from test_tracing import operator_calls
 from lconv_fast import _C, form
 from lconv_fast.ops import reference
+from lconv_fast.ops.geometry import Geometry
 assert _C.cpu_capability() == sys.argv[1]
 torch.manual_seed(0)
 for dtype, tolerance in TOLERANCE.items():
@@ -131,7 +133,7 @@ def test_long_rows_agree_with_the_reference(shape, mode, channels_last):
     """More than one tile a row, and more than one block of channels."""
     generators = lc.AffineGenerators.named("affine", len(shape), padding_mode=mode)
     count, ops = generators.num_generators, torch.ops.lconv_fast
-    geometry = form.Geometry.of(generators.stencil(shape), [1] * len(shape), 1)
+    geometry = Geometry.of(generators.stencil(), shape, [1] * len(shape), 1)
     x, g = torch.randn(2, 70, *shape), torch.randn(2, 40, *shape)
     if channels_last:
         x, g = (t.movedim(1, -1).contiguous().movedim(-1, 1) for t in (x, g))

@@ -6,8 +6,8 @@ from problems import Problem, relative_rms, results
 from torch.utils.checkpoint import checkpoint
 
 import lconv_fast as lc
-from lconv_fast import form
 from lconv_fast.ops import reference
+from lconv_fast.ops.geometry import Geometry
 
 PROBLEMS = [
     Problem("affine", 2, "reflect"),
@@ -21,7 +21,7 @@ def operator_calls(problem, dtype=torch.float64, channels_last=False):
     """Arguments for each operator, and for the transposed apply; where it folds, on the extended array."""
     generators = problem.make(problem.numbers(dtype))
     stride = (2, *[1] * (problem.ndim - 1))
-    geometry = form.Geometry.of(generators.stencil(problem.grid), stride, 2)
+    geometry = Geometry.of(generators.stencil(), problem.grid, stride, 2)
     v = generators.coefficients().clone()
     f = torch.randn(2, 6, *problem.grid, dtype=dtype)
     w = torch.randn(problem.count + 1, 4, 3, dtype=dtype)

@@ -254,13 +254,14 @@ def correctness(record: Record, share: float) -> None:
 def contracts(record: Record) -> None:
     import lconv_fast as lc
     from lconv_fast import form
+    from lconv_fast.ops.geometry import Geometry
 
     def case(dtype=torch.float64, size=(5, 6)):
         generators = lc.AffineGenerators.named("se", 2, learnable=True).to("cuda", dtype)
         v = generators.coefficients().detach().requires_grad_()
         x = torch.randn(2, 3, *size, device="cuda", dtype=dtype, requires_grad=True)
         w = torch.randn(4, 4, 3, device="cuda", dtype=dtype, requires_grad=True)
-        return generators, v, x, w, form.Geometry.of(generators.stencil(size), [1, 1], 1)
+        return generators, v, x, w, Geometry.of(generators.stencil(), size, [1, 1], 1)
 
     def opcheck():
         _, v, x, w, geometry = case()
@@ -276,7 +277,7 @@ def contracts(record: Record) -> None:
         generators, v, x, w, _ = case()
 
         def layer(v, x, w):
-            return form.lconv(v, x, w, None, generators.stencil((5, 6)), (1, 1), 1)
+            return form.lconv(v, x, w, None, generators.stencil(), (1, 1), 1)
 
         first = torch.autograd.gradcheck(layer, (v, x, w), fast_mode=True, nondet_tol=0.0)
         return {"right": first and torch.autograd.gradgradcheck(layer, (v, x, w), fast_mode=True)}
@@ -369,7 +370,6 @@ def contracts(record: Record) -> None:
 def huge(record: Record) -> None:
     """Past 2^31 elements, compared in windows: the first and the last points, and the middle ones."""
     import lconv_fast as lc
-    from lconv_fast import form
 
     def body(size, channels, outs, dtype):
         generators = lc.AffineGenerators.named("translation", len(size))
@@ -379,7 +379,9 @@ def huge(record: Record) -> None:
         x = x.movedim(-1, 1)
         w = torch.randn(len(size) + 1, outs, channels, device="cuda").to(dtype) / channels**0.5
         v = generators.coefficients()
-        geometry = form.Geometry.of(generators.stencil(size), [1] * len(size), 1)
+        from lconv_fast.ops.geometry import Geometry
+
+        geometry = Geometry.of(generators.stencil(), size, [1] * len(size), 1)
         y = torch.ops.lconv_fast.apply(x, w, v.cuda(), None, *geometry, True, False)
         back = torch.ops.lconv_fast.apply(y, w, v.cuda(), None, *geometry, True, True)
         both = torch.ops.lconv_fast.backward(y, x, w, v.cuda(), *geometry, True)

@@ -29,7 +29,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 import lconv_fast as lc
-from lconv_fast import form
+from lconv_fast.ops.geometry import Geometry
 from lconv_fast.ops.gpu import launch, marching
 from lconv_fast.ops.gpu.arguments import Card
 
@@ -106,7 +106,7 @@ class Case:
                     torch.empty(count, len(taps), *sampled, device="meta"), taps, **keywords
                 )
         v = generators.coefficients().to(device="meta", dtype=self.dtype)
-        geometry = form.Geometry.of(generators.stencil(self.size), [1] * ndim, 1)
+        geometry = Geometry.of(generators.stencil(), self.size, [1] * ndim, 1)
 
         def data(channels: int) -> torch.Tensor:
             shape = (2, *self.size, channels) if self.channels_last else (2, channels, *self.size)

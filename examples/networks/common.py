@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lconv_fast as lc
+from lconv_fast import nets
 from lconv_fast.demo import volume
+from lconv_fast.generators import named
 from lconv_fast.initialization import normalise
-from lconv_fast.second_order import constant_stencils, laplacian, named
 
 SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEEDS = (100, 101)  # with data, and weights, of their own
@@ -77,7 +78,7 @@ def affine_and_laplacian(start: float = 1.0, gain: float = 1.0) -> Make:
 
     def make(ndim: int, ins: int, outs: int, padding_mode: str) -> nn.Module:
         affine = LCONVS[ndim](ins, outs, normalise(named("affine", ndim, padding_mode=padding_mode)), bias=False)
-        smooth = normalise(constant_stencils([laplacian(ndim)], padding_mode=padding_mode))
+        smooth = nets.isotropic(ndim, 1, padding_mode=padding_mode)
         second = LCONVS[ndim](ins, outs, smooth, bias=False)
         count = affine.generators.num_generators
         with torch.no_grad():

@@ -49,7 +49,7 @@ class WithLengths(nn.Module):
 
     def __init__(self, fields: lc.AffineGenerators) -> None:
         super().__init__()
-        lengths = nets.bases.field(fields, (SIDE, SIDE)).norm(dim=1)
+        lengths = fields.sample((SIDE, SIDE)).norm(dim=1)
         self.register_buffer("lengths", (lengths / lengths.amax((1, 2), keepdim=True))[None])
 
     def forward(self, f: Tensor) -> Tensor:

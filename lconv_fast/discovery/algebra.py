@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lconv_fast import algebras
 from lconv_fast.discovery.flows import Affine, Array, Polynomial, grid_points
-from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators
+from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, algebras
 
 TOLERANCE = 0.05  # of angles between subspaces and of relative residuals, in radians: what is zero in an invariant
 

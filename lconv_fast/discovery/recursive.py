@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, StencilGenerators
-from lconv_fast.graph import GraphGenerators
+from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, GraphGenerators, StencilGenerators
 
 COARSEST = 16  # points a side of the first grid, at least
 ORDER, LONGEST = 4, 1.5  # of each factor of the recursion: its series, and the pixels that it moves points by
@@ -233,7 +232,7 @@ def _finished(
         else:
             assert isinstance(generators, StencilGenerators)
             corner = torch.zeros(())
-            values = generators.values / size.reshape(-1, *[1] * (generators.values.dim() - 1))
+            values = generators.weights / size.reshape(-1, *[1] * (generators.weights.dim() - 1))
             found = StencilGenerators(values.float(), torch.tensor(generators.taps), padding_mode="replicate")
     if corner > LONGEST:
         raise ValueError(

@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lconv_fast import grid
 from lconv_fast.checks import positive_int
-from lconv_fast.generators import AffineGenerators, Generators, StencilGenerators
+from lconv_fast.generators import AffineGenerators, DifferentialGenerators, Generators, StencilGenerators, named
 from lconv_fast.initialization import normalise
-from lconv_fast.second_order import Stencil, compose, constant_stencils, laplacian, named
+
+Stencil = dict[tuple[int, ...], float]
 
 
 def check_ndim(ndim: int) -> None:
@@ -23,13 +22,33 @@ def check_ndim(ndim: int) -> None:
         raise ValueError(f"ndim: expected 1, 2 or 3 axes, got {ndim!r}")
 
 
+def _axis(ndim: int, axis: int, step: int) -> tuple[int, ...]:
+    return tuple(step if a == axis else 0 for a in range(ndim))
+
+
+def _laplacian(ndim: int) -> Stencil:
+    """sum_a f[x + e_a] - 2 f[x] + f[x - e_a]."""
+    return {(0,) * ndim: -2.0 * ndim} | {_axis(ndim, a, step): 1.0 for a in range(ndim) for step in (1, -1)}
+
+
+def _compose(left: Stencil, right: Stencil) -> Stencil:
+    total: Stencil = {}
+    for s, u in left.items():
+        for t, v in right.items():
+            tap = tuple(a + b for a, b in zip(s, t, strict=True))
+            total[tap] = total.get(tap, 0.0) + u * v
+    return total
+
+
 def isotropic(ndim: int, powers: int = 2, **keywords: Any) -> StencilGenerators:
     """Laplacian, ..., Laplacian^powers, normalised: what commutes with SE(n) is a series in the Laplacian."""
     check_ndim(ndim)
-    rows: list[Stencil] = [laplacian(ndim)]
+    rows = [_laplacian(ndim)]
     while len(rows) < positive_int("powers", powers):
-        rows.append(compose(rows[-1], rows[0]))
-    result = constant_stencils(rows, **keywords)
+        rows.append(_compose(rows[-1], rows[0]))
+    taps = sorted({tap for row in rows for tap in row})
+    values = torch.tensor([[row.get(tap, 0.0) for tap in taps] for row in rows])
+    result = StencilGenerators(values, [list(tap) for tap in taps], **keywords)
     normalise(result)
     return result
 
@@ -73,26 +92,19 @@ def equivariant(group: str, ndim: int = 2, **keywords: Any) -> Generators:
     return COMMUTANTS[group](ndim, **keywords)
 
 
-def field(generators: AffineGenerators, spatial: Sequence[int]) -> Tensor:
-    """v_i^a(x) at the points of a grid: (n_L, n, *spatial)."""
-    scale = generators.coordinate_scale or grid.half_extent(spatial)
-    axes = [(torch.arange(size) - c) / scale for size, c in zip(spatial, grid.center(spatial), strict=True)]
-    x = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(generators.matrix)  # (n, *spatial)
-    v = torch.einsum("iab,b...->ia...", generators.matrix, x)
-    return v + generators.shift.reshape(*generators.shift.shape, *[1] * generators.ndim)
-
-
-def with_laplacian(generators: AffineGenerators, spatial: Sequence[int]) -> StencilGenerators:
+def with_laplacian(generators: AffineGenerators, spatial: Sequence[int]) -> DifferentialGenerators:
     """Affine generators and the Laplacian together, on a grid of shape `spatial` (coefficients at each point).
 
-    The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack.
-    Each is normalised (`initialization.normalise`).
+    The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack. Each
+    is normalised (`initialization.normalise`).
     """
-    n, v = generators.ndim, field(generators, spatial)
-    taps = [[0] * n] + [[step if a == b else 0 for b in range(n)] for step in (1, -1) for a in range(n)]
-    first = torch.cat([torch.zeros_like(v[:, :1]), v / 2, -v / 2], 1)  # central differences
-    second = torch.ones(1, 2 * n + 1, *spatial).to(v)
-    second[:, 0] = -2.0 * n
-    result = StencilGenerators(torch.cat([first, second]), taps, padding_mode=generators.padding_mode)
+    n = generators.ndim
+    v = generators.sample(spatial)  # (n_L, n, *spatial)
+    first = torch.cat([v, torch.zeros_like(v)], 1)
+    second = torch.cat([torch.zeros_like(v[:1]), torch.ones_like(v[:1])], 1)
+    orders = [_axis(n, a, order) for order in (1, 2) for a in range(n)]
+    result = DifferentialGenerators(
+        torch.cat([first, second]), orders, accuracy=generators.accuracy, padding_mode=generators.padding_mode
+    )
     normalise(result)
     return result

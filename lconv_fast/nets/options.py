@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lconv_fast.checks import positive_int
-from lconv_fast.generators import Generators
+from lconv_fast.generators import Generators, named
 from lconv_fast.initialization import normalise
 from lconv_fast.nets.bases import check_ndim
 from lconv_fast.nets.blocks import ACTIVATIONS, NORMS, Factory
-from lconv_fast.second_order import named
 
 Bases = str | Generators | Callable[[int], str | Generators]
 MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}

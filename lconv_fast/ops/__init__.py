@@ -1,4 +1,4 @@
-"""The operators ``torch.ops.lconv_fast.*`` (apply, gram, correlate, backward): compiled kernels, fakes, reference."""
+"""The operators ``torch.ops.lconv_fast.*``: compiled kernels, schemas with fakes, and the reference."""
 
 import torch as torch  # its libraries must be loaded before the module that is linked to them
 

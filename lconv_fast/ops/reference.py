@@ -6,51 +6,22 @@ Every tap is gathered into memory, so the cost is T times the data; all tests co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lconv_fast.ops.schema import output_size
-
-
-class Geometry(NamedTuple):
-    """What a call is about, apart from its tensors; the fields are those of the operators' schemas."""
-
-    kind: int
-    taps: Sequence[int]
-    tap_weights: Sequence[float]
-    components: Sequence[int]
-    spatial: Sequence[int]
-    padding_mode: int
-    halo: Sequence[int]
-    center: Sequence[float]
-    scale: float
-    stride: Sequence[int]
-    groups: int
-
-    @property
-    def ndim(self) -> int:
-        return len(self.spatial)
-
-    @property
-    def array(self) -> list[int]:
-        """Extent of the array of f: the grid with its halo."""
-        return [size + self.halo[2 * a] + self.halo[2 * a + 1] for a, size in enumerate(self.spatial)]
-
-    @property
-    def out(self) -> tuple[int, ...]:
-        return output_size(self.spatial, self.stride)
+from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode, accumulate_type
 
 
 def _padded_index(index: Tensor, size: int, padding_mode: int) -> Tensor:
     """What the padded array shows at `index`; -1 for zero."""
     inside = (index >= 0) & (index < size)
-    if padding_mode == 1:
+    if padding_mode == PaddingMode.CIRCULAR:
         return index % size
-    if padding_mode == 2:
+    if padding_mode == PaddingMode.REPLICATE:
         return index.clamp(0, size - 1)
-    if padding_mode == 3:
+    if padding_mode == PaddingMode.REFLECT:
         return (size - 1) - ((size - 1) - index.abs()).abs()
     return torch.where(inside, index, torch.full_like(index, -1))
 
@@ -77,9 +48,9 @@ def _sources(g: Geometry) -> Tensor:
 def _coefficients(v: Tensor, g: Geometry) -> Tensor:
     """v[i, a](x) at the output points: (n_L, m, P)."""
     shape = (*v.shape[:2], *g.out)
-    if g.kind == 0:
+    if g.kind == CoefficientKind.CONSTANT:
         sampled = v.reshape(*v.shape, *[1] * g.ndim).expand(shape)
-    elif g.kind == 1:
+    elif g.kind == CoefficientKind.SAMPLED:
         every: tuple[Any, ...] = (Ellipsis, *(slice(None, None, step) for step in g.stride))
         sampled = v[every]
     else:
@@ -115,8 +86,7 @@ def _grouped(weight: Tensor, groups: int) -> Tensor:
 
 
 def _accumulate(*tensors: Tensor) -> list[Tensor]:
-    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    return [t.to(dtype) for t in tensors]
+    return [t.to(accumulate_type(tensors[0].dtype)) for t in tensors]
 
 
 def apply(input, weight, coefficients, bias, *arguments) -> Tensor:
@@ -159,11 +129,9 @@ def correlate(input, weight, cotangent, *geometry) -> Tensor:
     u = u.reshape(u.shape[0], g.groups, -1, torch.Size(g.out).numel())
     taps = torch.einsum("ngcjp,rgoc,ngop->rjp", _gathered(data, g), _grouped(w, g.groups), u)[1:, :-1]
     taps = taps * torch.tensor(list(g.tap_weights), dtype=taps.dtype)[:, None]
-    m = g.components[-1] + 1 if g.components else 0
     components = torch.tensor(list(g.components), dtype=torch.long)
-    h = taps.new_zeros(taps.shape[0], m, taps.shape[2]).index_add(1, components, taps)
-    shape = {0: (), 1: tuple(g.spatial), 2: (g.ndim + 1,)}[g.kind]
-    v = h.new_zeros(*h.shape[:2], *shape).requires_grad_()
+    h = taps.new_zeros(taps.shape[0], g.component_count, taps.shape[2]).index_add(1, components, taps)
+    v = h.new_zeros(g.coefficient_shape(h.shape[0])).requires_grad_()
     with torch.enable_grad():  # the coefficients are linear in v: their transpose is their own gradient
         (result,) = torch.autograd.grad(_coefficients(v, g), v, h)
     return result
@@ -173,3 +141,8 @@ def backward(cotangent, input, weight, coefficients, *arguments) -> tuple[Tensor
     *geometry, identity = arguments
     features = apply(cotangent, weight, coefficients, None, *geometry, identity, True)
     return features, gram(input, cotangent, coefficients, *geometry, identity)
+
+
+def sum_points(cotangent) -> Tensor:
+    """sum over b, x of g[b,c,x]: (C,)."""
+    return cotangent.sum([0, *range(2, cotangent.dim())], dtype=torch.float64).to(cotangent.dtype)

@@ -211,7 +211,7 @@ def test_errors_name_the_argument(call, kind, text):
 @pytest.mark.parametrize("name", ["laplacian", "second", "affine"])
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 def test_normalised_generators_keep_the_variance_of_white_noise(name, ndim):
-    generators = normalise(nets.bases.named(name, ndim, padding_mode="circular").double())
+    generators = normalise(lc.generators.named(name, ndim, padding_mode="circular").double())
     torch.testing.assert_close(generators.mean_square(), torch.ones(generators.num_generators, dtype=torch.float64))
     noise = torch.randn(4, 1, *{1: (20000,), 2: (200, 200), 3: (40, 40, 40)}[ndim], dtype=torch.float64)
     assert (generators(noise).var((0, 2, *range(3, 3 + ndim))) - 1).abs().max() < 0.1
@@ -219,14 +219,14 @@ def test_normalised_generators_keep_the_variance_of_white_noise(name, ndim):
 
 def test_normalise_goes_along_with_the_weights():
     """L_i -> L_i / sqrt(r_i) and W^i -> W^i sqrt(r_i) is the same layer."""
-    layer = lc.LConv2d(3, 4, nets.bases.named("second", 2), dtype=torch.float64)
+    layer = lc.LConv2d(3, 4, lc.generators.named("second", 2), dtype=torch.float64)
     f = torch.randn(2, 3, 7, 7, dtype=torch.float64)
     before, deviation = layer(f), layer.generators.mean_square().sqrt()
     normalise(layer.generators)
     with torch.no_grad():
         layer.weight[1:] *= deviation[:, None, None]
     torch.testing.assert_close(layer(f), before)
-    with pytest.raises(TypeError, match="generators: expected affine fields"):
+    with pytest.raises(TypeError, match="generators: expected one of AffineGenerators"):
         normalise(lc.GraphGenerators(torch.tensor([[0, 1], [1, 0]]), torch.ones(1, 2), 2))
 
 
@@ -273,7 +273,7 @@ def test_layers_commute_with_turns(group):
 
 
 def test_the_default_basis_does_not_commute_with_turns():
-    layer = lc.LConv2d(1, 1, nets.bases.named("laplacian", 2), bias=False).double()
+    layer = lc.LConv2d(1, 1, lc.generators.named("laplacian", 2), bias=False).double()
     size, angle = 65, 0.4
     still, turned = (moment(layer(spot(size, a)) ** 3, size, 1) for a in (0.0, angle))
     assert (turned - still * cmath.exp(1j * angle)).abs() > 0.05 * still.abs()

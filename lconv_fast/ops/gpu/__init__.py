@@ -36,3 +36,9 @@ def _correlate(*arguments) -> Tensor:
 @torch.library.impl("lconv_fast::backward", "CUDA")
 def _backward(*arguments) -> tuple[Tensor, Tensor]:
     return _kernels().backward(*arguments)
+
+
+@torch.library.impl("lconv_fast::sum_points", "CUDA")
+def _sum_points(cotangent) -> Tensor:
+    # The order of PyTorch's own sum depends on the shape alone there.
+    return cotangent.sum([0, *range(2, cotangent.dim())])

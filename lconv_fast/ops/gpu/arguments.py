@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lconv_fast.ops.geometry import Geometry
 from lconv_fast.ops.gpu.points import Box, Coefficients, Data, Stencil, Weight
-from lconv_fast.ops.reference import Geometry
 
 AXES = 3
 PROGRAMS = 528  # of a sum over points: four for each multiprocessor of a large card, the same on all

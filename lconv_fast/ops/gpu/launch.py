@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lconv_fast.ops.geometry import Geometry, empty_like_format
 from lconv_fast.ops.gpu import marching
 from lconv_fast.ops.gpu.apply import apply_kernel
 from lconv_fast.ops.gpu.arguments import (
@@ -30,8 +31,6 @@ from lconv_fast.ops.gpu.arguments import (
 from lconv_fast.ops.gpu.correlate import correlate_kernel
 from lconv_fast.ops.gpu.gram import gram_kernel
 from lconv_fast.ops.gpu.tiles import tile_for
-from lconv_fast.ops.reference import Geometry
-from lconv_fast.ops.schema import empty_like_format
 
 WIDE = {torch.float64: tl.float64}
 MOST_HELD = 6  # tiles in registers besides the sums
@@ -48,11 +47,7 @@ def _check_geometry(g: Geometry, data: Tensor, others: dict[str, Tensor | None],
     n, taps = len(g.spatial), len(g.tap_weights)
     fail_unless(1 <= n <= AXES, "expected 1 to 3 spatial axes")
     fail_unless(
-        len(g.taps) == taps * n
-        and len(g.components) == taps
-        and len(g.stride) == n
-        and len(g.halo) == 2 * n
-        and (g.kind != 2 or len(g.center) == n),
+        len(g.taps) == taps * n and len(g.components) == taps and len(g.stride) == n and len(g.halo) == 2 * n,
         "taps, tap_weights, components, stride, halo and center differ in length",
     )
     fail_unless(g.kind in (0, 1, 2) and g.padding_mode in (0, 1, 2, 3), "unknown kind or padding mode")

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from lconv_fast.ops.geometry import Geometry, empty_like_format
 from lconv_fast.ops.gpu.arguments import (
     PROGRAMS,
     block,
@@ -28,8 +29,6 @@ from lconv_fast.ops.gpu.march_gram import march_gram_kernel
 from lconv_fast.ops.gpu.points import Data
 from lconv_fast.ops.gpu.rows import BASIS
 from lconv_fast.ops.gpu.tiles import BACKWARD_MARCHES, GRAM_MARCHES, MARCHES, GramMarch, March
-from lconv_fast.ops.reference import Geometry
-from lconv_fast.ops.schema import empty_like_format
 
 AFFINE = 2
 MOST_CHANNELS = {2: 256, 3: 128}  # by axes, to sum over: the loop over blocks of them is unrolled

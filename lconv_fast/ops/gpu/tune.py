@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from lconv_fast.ops.geometry import Geometry
 from lconv_fast.ops.gpu import launch, tiles
 from lconv_fast.ops.gpu.tiles import DOUBLE, HALF, SINGLE, TABLE, Tile
-from lconv_fast.ops.reference import Geometry
 
 TYPES = {HALF: torch.bfloat16, SINGLE: torch.float32, DOUBLE: torch.float64}
 CANDIDATES = [
@@ -31,9 +31,8 @@ def _calls(dtype: torch.dtype, size: int, channels: int) -> dict[str, Callable[[
     )
     taps = [0, -2, 0, -1, 0, 1, 0, 2, -2, 0, -1, 0, 1, 0, 2, 0]  # fourth order
     weights = [1 / 12, -2 / 3, 2 / 3, -1 / 12] * 2
-    geometry = Geometry(
-        2, taps, weights, [1] * 4 + [0] * 4, spatial, 0, [0] * 4, [(size - 1) / 2] * 2, size / 2, [1, 1], 1
-    )
+    taps = taps[8:] + taps[:8]  # components count up
+    geometry = Geometry(2, taps, weights, [0] * 4 + [1] * 4, spatial, 0, [0] * 4, [0, 0], spatial, size / 2, [1, 1], 1)
     numbers = torch.float64 if dtype == torch.float64 else torch.float32
     v = torch.randn(3, 2, 3, device="cuda", dtype=numbers)
     w = torch.randn(4, channels, channels, device="cuda").to(dtype) / channels**0.5

@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from problems import MODES, problems, relative_rms
+from problems import MODES, other_problems, problems, relative_rms
 
 import lconv_fast as lc
-from lconv_fast import algebras, differences
+from lconv_fast.generators import algebras, differences
 
 
-@pytest.mark.parametrize("problem", problems(), ids=str)
+@pytest.mark.parametrize("problem", [*problems(), *other_problems()], ids=str)
 def test_dense_and_transpose(problem):
     numbers = problem.numbers()
     generators, truth = problem.make(numbers), problem.dense(numbers)
@@ -20,14 +20,15 @@ def test_dense_and_transpose(problem):
     assert relative_rms(generators.transpose().transpose().to_dense(problem.grid), truth) < 1e-14
 
 
-@pytest.mark.parametrize("problem", problems(), ids=str)
+@pytest.mark.parametrize("problem", [*problems(), *other_problems()], ids=str)
 def test_dot(problem):
     """<L f, g> = <f, L^T g>."""
     generators = problem.make(problem.numbers())
     f, g = torch.randn(2, 2, 3, *problem.grid, dtype=torch.float64)
-    left = generators(f) * g[:, None]
-    right = f[:, None] * generators.transpose()(g)
-    scale = generators(f).norm() * g.norm()
+    moved = problem.act(generators, f)
+    left = moved * g[:, None]
+    right = f[:, None] * problem.act(generators.transpose(), g)
+    scale = moved.norm() * g.norm()
     assert (
         left.transpose(0, 1).flatten(1).sum(1) - right.transpose(0, 1).flatten(1).sum(1)
     ).abs().max() < 1e-14 * scale

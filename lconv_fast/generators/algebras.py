@@ -77,9 +77,13 @@ def named(name: str, ndim: int) -> tuple[Tensor, Tensor]:
     """
     if name not in ALGEBRAS:
         raise ValueError(f"generators: expected one of {', '.join(ALGEBRAS)}, got {name!r}")
-    if ndim not in (1, 2, 3):
-        raise ValueError(f"ndim: expected 1, 2 or 3 axes, got {ndim!r}")
+    check_ndim(ndim)
     fields = ALGEBRAS[name](ndim)
     if not fields:
         raise ValueError(f"generators: {name!r} has no generators on {ndim} axis")
     return torch.stack([matrix for matrix, _ in fields]), torch.stack([shift for _, shift in fields])
+
+
+def check_ndim(ndim: object) -> None:
+    if ndim not in (1, 2, 3):
+        raise ValueError(f"ndim: expected 1, 2 or 3 axes, got {ndim!r}")

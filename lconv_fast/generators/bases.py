@@ -1,0 +1,31 @@
+"""Named bases: the one table from a name to generators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from lconv_fast.generators import algebras
+from lconv_fast.generators.affine import AffineGenerators
+from lconv_fast.generators.base import Generators
+from lconv_fast.generators.differential import second_order, translation_and_laplacian
+
+BASES: dict[str, Callable[..., Generators]] = {
+    **{name: partial(AffineGenerators.named, name) for name in algebras.ALGEBRAS},
+    "laplacian": translation_and_laplacian,
+    "second": second_order,
+}
+
+
+def named(name: str, ndim: int = 2, **keywords: Any) -> Generators:
+    """The basis `name` on `ndim` axes; keywords as for its class.
+
+    Affine fields, by AffineGenerators.named: translation, rotation, scaling, se, similitude, sl, gl, affine, lorentz.
+    Of second order, by DifferentialGenerators: laplacian (d_a and the Laplacian, n + 1 generators) and second (d_a and
+    all d_a d_b with a <= b, n + n (n + 1) / 2). Raises ValueError for another name.
+    """
+    if name not in BASES:
+        raise ValueError(f"generators: expected one of {', '.join(BASES)}, got {name!r}")
+    algebras.check_ndim(ndim)
+    return BASES[name](ndim, **keywords)
