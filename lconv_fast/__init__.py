@@ -15,6 +15,7 @@ from lconv_fast.generators import (
     ProductGenerators,
     StencilGenerators,
 )
+from lconv_fast.invariants import DifferentialInvariants, invariants
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d, LConvGraph
 from lconv_fast.recursive import DerivativeLConv, MaxLConv, RecursiveLConv, flow
 
@@ -25,6 +26,7 @@ __all__ = [
     "DenseGenerators",
     "DerivativeLConv",
     "DifferentialGenerators",
+    "DifferentialInvariants",
     "Explanation",
     "FieldGenerators",
     "Generators",
@@ -45,13 +47,15 @@ __all__ = [
     "functional",
     "gconv",
     "generators",
+    "invariants",
+    "nets",
     "physics",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Parts that not every user needs are imported when they are first used; `discovery` needs scipy."""
-    if name in ("discovery", "physics"):
+    """Packages on top of the layers are imported when first used; discovery needs scipy, and not every user does."""
+    if name in ("discovery", "nets", "physics"):
         import importlib
 
         return importlib.import_module(f"lconv_fast.{name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NoReturn
 
 import torch
@@ -19,6 +18,7 @@ from lconv_fast.checks import (
 )
 from lconv_fast.functional import autocast, lconv_for
 from lconv_fast.generators import Generators, GraphGenerators, named
+from lconv_fast.initialization import keep_variance, keep_variance_factorized
 
 
 class _LConv(nn.Module):
@@ -90,10 +90,8 @@ class _LConv(nn.Module):
             ins = self.in_channels // self.groups
             if not self.factorized:
                 keep_variance(self.weight, self.generators, ins)
-            elif rates := _rates(self.generators):
-                _uniform(self.weight0, 1 / ((len(rates) + 1) * ins))
-                for epsilon, r in zip(self.epsilon, rates, strict=True):
-                    _uniform(epsilon, 1 / (ins * r))
+            else:
+                keep_variance_factorized(self.weight0, self.epsilon, self.generators, ins)
             if self.bias is not None:
                 self.bias.zero_()
 
@@ -133,30 +131,6 @@ class _LConv(nn.Module):
         if self.factorized:
             text += ", factorized=True"
         return text
-
-
-def keep_variance(weight: Tensor, generators: Generators, fan_in: int) -> None:
-    """Fills (n_L + 1, out, in) as `reset_parameters` says."""
-    with torch.no_grad():
-        if rates := _rates(generators):
-            for part, r in zip(weight, [1.0, *rates], strict=True):
-                _uniform(part, 1 / ((len(rates) + 1) * fan_in * r))
-
-
-def _rates(generators: Generators) -> list[float]:
-    """r_i; none on the meta device, where there are no numbers yet, as in nn.init."""
-    noise = generators.mean_square()
-    if noise.is_meta:
-        return []
-    rates = noise.tolist()
-    if not all(map(math.isfinite, rates)):
-        raise ValueError(f"generators: expected finite numbers, their mean squares are {rates}")
-    return [r or 1.0 for r in rates]
-
-
-def _uniform(weight: Tensor, variance: float) -> None:
-    bound = math.sqrt(3 * variance)
-    weight.uniform_(-bound, bound)
 
 
 _DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: eq. (10), (15) and (17) of Dehmamy et al. 2021.

@@ -28,25 +28,27 @@ def demo(
 ) -> None:
     """Digits, speed and equivariance on bundled data, with a report: one HTML page and the numbers as JSON."""
     need("skimage", "sklearn", "matplotlib")
-    from lconv_fast.demo import digits, equivariance, report, speed
+    from lconv_fast.demo import digits, equivariance, report, speed, turned, volume
 
     try:
         check_folder(out, report.FILES)
     except OSError as error:
         raise typer.BadParameter(str(error), param_hint="--out") from None
     jobs = {
+        "turned digits": (turned.run, turned.steps(quick)),
+        "volume": (volume.run, volume.steps(quick)),
         "digits": (digits.run, digits.steps(quick)),
         "speed": (speed.run, len(speed.sizes(quick))),
         "equivariance": (equivariance.run, len(equivariance.sizes(quick))),
     }
     console.print(f"This takes about {LASTS[quick]} on two cores.")
     found: dict[str, Any] = {}
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    columns = (TextColumn("{task.description:<14}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         for name, (run, total) in jobs.items():
             task = progress.add_task(name, total=total)
             try:
-                found[name] = run(seed, quick, lambda task=task: progress.advance(task))  # type: ignore[misc]
+                found[name.split()[0]] = run(seed, quick, lambda task=task: progress.advance(task))  # type: ignore[misc]
             except speed.DisagreementError as error:
                 progress.stop()
                 console.print(f"[red]lconv-fast demo: {error}")

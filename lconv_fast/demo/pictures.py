@@ -135,6 +135,38 @@ def _draw_turned(axes: list[Axes]) -> None:
         place.set(xticks=[], yticks=[], title=title)
 
 
+def _draw_accuracies(axes: Axes, results: Results) -> None:
+    for index, (colour, r) in enumerate(zip(COLOURS, results.turned, strict=False)):
+        places = np.arange(2) + 0.4 * (index - 0.5)
+        axes.bar(places, [100 * r.upright, 100 * r.turned], 0.38, color=colour, label=r.model)
+    axes.set_xticks(range(2), ["upright", "turned by any angle"])
+    axes.set(ylabel="test accuracy, %", title="digits, trained on upright ones", ylim=(0, 130))
+    axes.legend(loc="upper right", fontsize=8)
+
+
+def _draw_slices(axes: list[Axes], results: Results) -> None:
+    first, *_ = results.volume
+    shown = {"image": first.picture["image"], "truth": first.picture["truth"]}
+    shown |= {f"{r.model}: Dice {r.dice:.2f}": r.picture["found"] for r in results.volume}
+    for place, (title, values) in zip(axes, shown.items(), strict=True):
+        place.imshow(np.array(values), cmap="gray")
+        place.set(xticks=[], yticks=[], title=title)
+
+
+def _turned_picture(results: Results) -> Figure:
+    figure = _figure(6, 3.6)
+    axes: Any = figure.subplots()
+    _draw_accuracies(axes, results)
+    return figure
+
+
+def _volume_picture(results: Results) -> Figure:
+    figure = _figure(12, 3.4)
+    axes: Any = figure.subplots(1, 2 + len(results.volume))
+    _draw_slices(list(axes), results)
+    return figure
+
+
 def _fields_picture(results: Results) -> Figure:
     figure = _figure(12, 6.2)
     axes: Any = figure.subplots(2, 4)
@@ -174,13 +206,15 @@ def _overview_picture(results: Results) -> Figure:
     axes: Any = upper.subplots(2, 4)
     _draw_fields(list(axes[0]), list(axes[1]))
     below: Any = lower.subplots(1, 3)
-    _draw_curves(below[0], results, "rotated")
+    _draw_accuracies(below[0], results)
     _draw_ratios(below[1], results, "forward_backward")
     _draw_errors(below[2], results)
     return figure
 
 
 PICTURES = {
+    "turned": _turned_picture,
+    "volume": _volume_picture,
     "fields": _fields_picture,
     "digits": _digits_picture,
     "speed": _speed_picture,

@@ -12,6 +12,8 @@ from lconv_fast.demo import equivariance, pictures, speed
 from lconv_fast.demo.digits import DATA, DigitsResult
 from lconv_fast.demo.equivariance import EquivarianceResult
 from lconv_fast.demo.speed import SpeedResult
+from lconv_fast.demo.turned import TurnedResult
+from lconv_fast.demo.volume import VolumeResult
 from lconv_fast.outputs import filled
 
 FILES = ("index.html", "report.json", *(f"{name}.png" for name in pictures.PICTURES))
@@ -27,6 +29,8 @@ class Results:
     digits: list[DigitsResult]
     speed: list[SpeedResult]
     equivariance: list[EquivarianceResult]
+    turned: list[TurnedResult]
+    volume: list[VolumeResult]
 
 
 @dataclass
@@ -105,8 +109,36 @@ def _equivariance_table(results: Results) -> Table:
     return Table("Equivariance", head, rows, note)
 
 
+def _turned_table(results: Results) -> Table:
+    head = ["trained on upright digits", "test: upright", "test: turned", "parameters"]
+    rows = [[r.model, f"{r.upright:.1%}", f"{r.turned:.1%}", _count(r.parameters)] for r in results.turned]
+    note = "The symmetry was found in 24 unlabelled pairs of noisy digits; each test digit is turned by any angle."
+    return Table("Turned digits", head, rows, note)
+
+
+def _volume_table(results: Results) -> Table:
+    head = ["U-Net of", "test Dice", "ms / step", "kept for backward, MiB", "parameters"]
+    rows = [
+        [
+            r.model,
+            f"{r.dice:.3f}",
+            f"{1e3 * r.seconds_per_step:.0f}",
+            f"{r.kept_bytes / 2**20:.1f}",
+            _count(r.parameters),
+        ]
+        for r in results.volume
+    ]
+    return Table("Volume", head, rows, "Time: median of the training steps, which the two take in turn.")
+
+
 def tables(results: Results) -> list[Table]:
-    return [_digits_table(results), _speed_table(results), _equivariance_table(results)]
+    return [
+        _turned_table(results),
+        _volume_table(results),
+        _digits_table(results),
+        _speed_table(results),
+        _equivariance_table(results),
+    ]
 
 
 def write(results: Results, out: Path) -> Path:
@@ -119,12 +151,26 @@ def write(results: Results, out: Path) -> Path:
 def _write(results: Results, out: Path) -> None:
     images = pictures.draw(results, out)
     (out / "report.json").write_text(json.dumps(asdict(results), indent=2) + "\n", encoding="utf-8")
-    digits, ratios, errors = tables(results)
+    turned, volume, digits, ratios, errors = tables(results)
     sections = [
         _Section(
             "Generators",
             "Vector fields v(x) of named generators over the photograph, and L f = v(x) · ∇f below each.",
             pictures=["fields"],
+        ),
+        _Section(
+            "Turned digits",
+            "Pairs of digits show a symmetry; its generator is found, and layers are made of the fields that commute "
+            "with it and of the Laplacian. Both networks have seen upright digits only.",
+            [turned],
+            ["turned"],
+        ),
+        _Section(
+            "Volume",
+            "Solid ellipsoids among hollow ones of the same shapes, in noise: a U-Net of L-convs (translations and the "
+            "Laplacian), and the same U-Net of 3 x 3 x 3 convolutions. Test volumes were made with another seed.",
+            [volume],
+            ["volume"],
         ),
         _Section(
             "Digits",

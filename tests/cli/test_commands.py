@@ -128,7 +128,7 @@ def test_quick_demo_writes_page_and_numbers(tmp_path):
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 10
 
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 6
     assert "http" not in page  # nothing is loaded from elsewhere
     assert f"{numbers['digits'][0]['parameters']:,}" in page
 

@@ -193,10 +193,9 @@ def march_apply_kernel(
         )
     x_out = as_type(x_tile, index) * BM + point_order(BM, warps)
     start = tl.zeros((BM, BN), tl.float32)
-    if has_bias:
-        # Where registers are few, it is loaded again for each line, and added last.
-        if held:
-            start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
+    # Where registers are few, it is loaded again for each line, and added last.
+    if has_bias and held:
+        start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
     place = base_of(target, batch, group, outs)
 
     field = field_of(v, columns, stencil)

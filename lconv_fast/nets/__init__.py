@@ -1,0 +1,18 @@
+"""Small reference networks of L-conv layers, to start from: a U-Net and a residual network, on 1 to 3 axes."""
+
+from lconv_fast.nets.bases import equivariant, isotropic, with_laplacian
+from lconv_fast.nets.blocks import ACTIVATIONS, NORMS, LBlock, ResidualBlock
+from lconv_fast.nets.resnet import LResNet
+from lconv_fast.nets.unet import LUNet
+
+__all__ = [
+    "ACTIVATIONS",
+    "NORMS",
+    "LBlock",
+    "LResNet",
+    "LUNet",
+    "ResidualBlock",
+    "equivariant",
+    "isotropic",
+    "with_laplacian",
+]

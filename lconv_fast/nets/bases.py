@@ -1,0 +1,110 @@
+"""Bases of generators that commute with a group: layers of them are equivariant under it (proofs in docs/networks.md).
+
+A layer sum_i W^i L_i commutes with exp(t X) exactly when every L_i commutes with X: [L_i, X] = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from lconv_fast.checks import positive_int
+from lconv_fast.generators import AffineGenerators, DifferentialGenerators, Generators, StencilGenerators, named
+from lconv_fast.initialization import normalise
+
+Stencil = dict[tuple[int, ...], float]
+
+
+def check_ndim(ndim: int) -> None:
+    if isinstance(ndim, bool) or not isinstance(ndim, int) or ndim not in (1, 2, 3):
+        raise ValueError(f"ndim: expected 1, 2 or 3 axes, got {ndim!r}")
+
+
+def _axis(ndim: int, axis: int, step: int) -> tuple[int, ...]:
+    return tuple(step if a == axis else 0 for a in range(ndim))
+
+
+def _laplacian(ndim: int) -> Stencil:
+    """sum_a f[x + e_a] - 2 f[x] + f[x - e_a]."""
+    return {(0,) * ndim: -2.0 * ndim} | {_axis(ndim, a, step): 1.0 for a in range(ndim) for step in (1, -1)}
+
+
+def _compose(left: Stencil, right: Stencil) -> Stencil:
+    total: Stencil = {}
+    for s, u in left.items():
+        for t, v in right.items():
+            tap = tuple(a + b for a, b in zip(s, t, strict=True))
+            total[tap] = total.get(tap, 0.0) + u * v
+    return total
+
+
+def isotropic(ndim: int, powers: int = 2, **keywords: Any) -> StencilGenerators:
+    """Laplacian, ..., Laplacian^powers, normalised: what commutes with SE(n) is a series in the Laplacian."""
+    check_ndim(ndim)
+    rows = [_laplacian(ndim)]
+    while len(rows) < positive_int("powers", powers):
+        rows.append(_compose(rows[-1], rows[0]))
+    taps = sorted({tap for row in rows for tap in row})
+    values = torch.tensor([[row.get(tap, 0.0) for tap in taps] for row in rows])
+    result = StencilGenerators(values, [list(tap) for tap in taps], **keywords)
+    normalise(result)
+    return result
+
+
+def _about_centre(ndim: int, **keywords: Any) -> AffineGenerators:
+    """x . grad, and in 2D the rotation itself."""
+    names = ("scaling", "rotation") if ndim == 2 else ("scaling",)
+    parts = [AffineGenerators.named(name, ndim) for name in names]
+    return AffineGenerators(torch.cat([p.matrix for p in parts]), torch.cat([p.shift for p in parts]), **keywords)
+
+
+# group: (axes, keywords) -> generators that commute with it.
+COMMUTANTS: dict[str, Callable[..., Generators]] = {
+    "translation": lambda ndim, **keywords: named("second", ndim, **keywords),
+    "rotation": _about_centre,
+    "scaling": lambda ndim, **keywords: AffineGenerators.named("gl", ndim, **keywords),
+    "se": isotropic,
+}
+
+
+def equivariant(group: str, ndim: int = 2, **keywords: Any) -> Generators:
+    """Generators that commute with a group: the layer is equivariant under it.
+
+    | group | generators | commute |
+    | --- | --- | --- |
+    | translation | d_a, d_a d_b | with all constant coefficients |
+    | rotation, about the centre | x . grad, and in 2D x_0 d_1 - x_1 d_0 | the affine fields that do |
+    | scaling, about the centre | x_b d_a | the affine fields that do |
+    | se: translations and rotations | Laplacian, Laplacian^2 | the elements of order 4 that do |
+
+    keywords: padding_mode, ... With zeros outside the grid the border is a part of the image: what turns with it is
+    turned.
+
+    Raises ValueError for another group. (Of similitudes, W^0 alone is left: take `lc.DifferentialInvariants`.)
+    """
+    if group not in COMMUTANTS:
+        raise ValueError(f"group: expected one of {', '.join(COMMUTANTS)}, got {group!r}")
+    check_ndim(ndim)
+    if group == "rotation" and ndim == 1:
+        raise ValueError("group: 'rotation' has no motions on 1 axis")
+    return COMMUTANTS[group](ndim, **keywords)
+
+
+def with_laplacian(generators: AffineGenerators, spatial: Sequence[int]) -> DifferentialGenerators:
+    """Affine generators and the Laplacian together, on a grid of shape `spatial` (coefficients at each point).
+
+    The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack. Each
+    is normalised (`initialization.normalise`).
+    """
+    n = generators.ndim
+    v = generators.sample(spatial)  # (n_L, n, *spatial)
+    first = torch.cat([v, torch.zeros_like(v)], 1)
+    second = torch.cat([torch.zeros_like(v[:1]), torch.ones_like(v[:1])], 1)
+    orders = [_axis(n, a, order) for order in (1, 2) for a in range(n)]
+    result = DifferentialGenerators(
+        torch.cat([first, second]), orders, accuracy=generators.accuracy, padding_mode=generators.padding_mode
+    )
+    normalise(result)
+    return result
