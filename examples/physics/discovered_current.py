@@ -64,7 +64,7 @@ def divergence_share(lagrangian, fields, generators):
     """|div J| relative to its terms, away from the border."""
     inside = (..., slice(10, -10), slice(10, -10))
     current = P.noether_current(lagrangian, fields, generators, accuracy=8)
-    terms = [P.derivatives(current[:, :, a], 8)[:, :, a][inside].norm().item() for a in range(2)]
+    terms = [P.gradient(current[:, :, a], 8)[:, :, a][inside].norm().item() for a in range(2)]
     divergence = P.divergence(current, 8)
     return divergence[inside].norm().item() / math.hypot(*terms), current, divergence
 

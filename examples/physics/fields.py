@@ -50,7 +50,7 @@ def helmholtz(folder):
     stress = P.stress_energy(free, phi, symmetric=True)
     divergence = P.divergence(stress, 2, "circular")[0, 1]
     quiet = source.abs() < 1e-10
-    terms = [P.derivatives(stress[:, 1, a : a + 1], 2, "circular")[0, 0, a][quiet].norm().item() for a in range(2)]
+    terms = [P.gradient(stress[:, 1, a : a + 1], 2, "circular")[0, 0, a][quiet].norm().item() for a in range(2)]
     share = divergence[quiet].norm() / math.hypot(*terms)
     print(
         f"Helmholtz: divergence of the stress away from the sources, of its terms: {share:.1e} (differences of order 2)"
@@ -94,7 +94,7 @@ def wave(folder):
     current = P.noether_current(density, phi, None, turn, accuracy=8, padding_mode="replicate")
     divergence = P.divergence(current, 8, "replicate")[0, 0]
     inside = (slice(8, -8), slice(8, -8))
-    terms = [P.derivatives(current[:, 0, a : a + 1], 8, "replicate")[0, 0, a][inside] for a in range(2)]
+    terms = [P.gradient(current[:, 0, a : a + 1], 8, "replicate")[0, 0, a][inside] for a in range(2)]
     share = divergence[inside].norm() / math.hypot(*(t.norm().item() for t in terms))
     print(f"wave: charge drift {max(abs(c / charges[0] - 1) for c in charges):.1e}, ", end="")
     print(f"energy within {max(abs(e / energies[0] - 1) for e in energies):.1e}, in {SIZE - 2} steps")

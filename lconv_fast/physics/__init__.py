@@ -2,7 +2,7 @@
 
 from lconv_fast.physics.audit_report import Audit, Layer
 from lconv_fast.physics.currents import noether_current, stress_energy
-from lconv_fast.physics.derivatives import derivatives, divergence, flux
+from lconv_fast.physics.derivatives import divergence, flux, gradient
 from lconv_fast.physics.discovery import NoetherGenerators, discover_by_noether
 from lconv_fast.physics.equivariance import audit, equivariance_error
 from lconv_fast.physics.group import exponential
@@ -19,13 +19,13 @@ __all__ = [
     "Robustness",
     "VariationalStep",
     "audit",
-    "derivatives",
     "discover_by_noether",
     "divergence",
     "equivariance_error",
     "euler_lagrange",
     "exponential",
     "flux",
+    "gradient",
     "haar_measure",
     "invariant_loss",
     "noether_current",

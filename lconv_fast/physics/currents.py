@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from lconv_fast.generators import AffineGenerators, FieldGenerators
-from lconv_fast.physics.density import Density, Scheme, check_lagrangian, evaluate, gradients, leaf, scheme_of
+from lconv_fast.physics.density import Density, Scheme, check_lagrangian, differentiate, evaluate, leaf, scheme_of
 from lconv_fast.physics.derivatives import (
     Accuracy,
     check_derivations,
     check_field,
     coordinates,
-    derivatives,
     divergence,
+    gradient,
     vector_fields,
 )
 from lconv_fast.physics.lagrangian import QuadraticLagrangian
@@ -35,13 +35,13 @@ def momenta(lagrangian: QuadraticLagrangian | Density, phi: Tensor, scheme: Sche
     check_field("phi", phi)
     x = coordinates(tuple(phi.shape[2:]), phi)
     recorded = phi.requires_grad
-    dphi = derivatives(phi, *scheme)
+    dphi = gradient(phi, *scheme)
     slope, field = leaf(dphi), leaf(phi)
     with torch.enable_grad():
         value = evaluate(lagrangian, field, slope, x)
         action = value.sum()
     # With phi beside dphi, a density without derivatives of phi has momenta 0 and is no error.
-    _, found = gradients(action, (field, slope), recorded)
+    _, found = differentiate(action, (field, slope), recorded)
     return Momenta(value if found.requires_grad else value.detach(), found, dphi, x)
 
 

@@ -63,7 +63,7 @@ def leaf(t: Tensor) -> Tensor:
     return t if t.requires_grad else t.detach().requires_grad_()
 
 
-def gradients(
+def differentiate(
     total: Tensor, inputs: tuple[Tensor, ...], recorded: bool, cotangent: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """d total / d inputs (for complex inputs d/dRe + i d/dIm), zero where an input takes no part; of a total that is

@@ -19,7 +19,7 @@ Accuracy = int | str
 
 
 def check_scheme(accuracy: Accuracy, padding_mode: str, ndim: int) -> None:
-    """Raises ValueError for what `derivatives` cannot take."""
+    """Raises ValueError for what `gradient` cannot take."""
     grid.check_padding_mode(padding_mode)
     if isinstance(accuracy, bool) or (accuracy != "spectral" and accuracy not in CENTRAL):
         raise ValueError(f"accuracy: expected one of {', '.join(map(str, CENTRAL))} or 'spectral', got {accuracy!r}")
@@ -44,7 +44,7 @@ def by_parts(operator, phi: Tensor) -> Tensor:
     return torch.complex(operator(phi.real), operator(phi.imag)) if phi.is_complex() else operator(phi)
 
 
-def derivatives(phi: Tensor, accuracy: Accuracy = 2, padding_mode: str = "zeros") -> Tensor:
+def gradient(phi: Tensor, accuracy: Accuracy = 2, padding_mode: str = "zeros") -> Tensor:
     """d_a phi for every axis: (N, m, *spatial) -> (N, m, n, *spatial), linear, differentiable to every order.
 
     accuracy 2, 4, 6 or 8: the translations of `AffineGenerators`. 'spectral': the band-limited (Shannon-Whittaker)
@@ -63,11 +63,10 @@ def _translations(
     ndim: int, accuracy: int, padding_mode: str, dtype: torch.dtype, device: torch.device, axis: int | None = None
 ) -> AffineGenerators:
     """d_a for every axis, or for one."""
-    with torch.inference_mode(False):  # what is kept has to serve autograd later
-        shift = torch.eye(ndim, dtype=dtype, device=device)
-        shift = shift if axis is None else shift[axis : axis + 1]
-        matrix = shift.new_zeros(len(shift), ndim, ndim)
-        return AffineGenerators(matrix, shift, accuracy=accuracy, padding_mode=padding_mode)
+    shift = torch.eye(ndim, dtype=dtype, device=device)
+    shift = shift if axis is None else shift[axis : axis + 1]
+    matrix = shift.new_zeros(len(shift), ndim, ndim)
+    return AffineGenerators(matrix, shift, accuracy=accuracy, padding_mode=padding_mode)
 
 
 def _spectral(phi: Tensor, dim: int) -> Tensor:

@@ -14,8 +14,8 @@ from lconv_fast.physics.derivatives import (
     Accuracy,
     check_field,
     coordinate_scale,
-    derivatives,
     divergence,
+    gradient,
     vector_fields,
 )
 from lconv_fast.physics.lagrangian import QuadraticLagrangian
@@ -100,7 +100,7 @@ def discover_by_noether(
         # Field and current by the product rule: the field of a rotation is not periodic, T may be.
         terms = torch.stack(
             [
-                torch.einsum("kb...,Nb...->kN...", field, derivatives(tensor[:, :, a], *scheme)[:, :, a])
+                torch.einsum("kb...,Nb...->kN...", field, gradient(tensor[:, :, a], *scheme)[:, :, a])
                 + torch.einsum("kb,Nb...->kN...", slope[:, :, a], tensor[:, :, a])
                 for a in range(ndim)
             ],

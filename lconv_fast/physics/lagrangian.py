@@ -19,7 +19,7 @@ from lconv_fast.physics.derivatives import (
     check_scheme,
     coordinate_scale,
     coordinates,
-    derivatives,
+    gradient,
     vector_fields,
 )
 
@@ -209,7 +209,7 @@ class QuadraticLagrangian(nn.Module):
 
     def _corrected(self, phi: Tensor) -> Tensor:
         x = coordinates(tuple(phi.shape[2:]), phi)
-        dphi = derivatives(phi, self.accuracy, self.padding_mode)
+        dphi = gradient(phi, self.accuracy, self.padding_mode)
         m2, h, b = (t.to(phi.dtype) for t in (self.m2, self.h(x), self.b(x)))
         value = _real_sum(phi.conj(), torch.einsum("cd,Nd...->Nc...", m2, phi))
         value = value + torch.einsum("abcd...,Nca...,Ndb...->N...", h, dphi.conj(), dphi).real

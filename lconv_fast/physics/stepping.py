@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lconv_fast.physics.density import Density, check_lagrangian, evaluate, scheme_of
-from lconv_fast.physics.derivatives import Accuracy, check_field, coordinates, derivatives
+from lconv_fast.physics.derivatives import Accuracy, check_field, coordinates, gradient
 from lconv_fast.physics.lagrangian import QuadraticLagrangian
 
 
@@ -170,7 +170,7 @@ class VariationalStep:
         space, at = phi.dim() - 2, self.axis
         slices = [rate]
         if space:
-            grad = derivatives(phi, *self.scheme)
+            grad = gradient(phi, *self.scheme)
             slices = [*grad[:, :, :at].unbind(2), rate, *grad[:, :, at:].unbind(2)]
         dphi = torch.stack(slices, 2).unsqueeze(at + 3)
         x = coordinates((*phi.shape[2 : at + 2], 1, *phi.shape[at + 2 :]), phi)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.physics.density import Density, check_lagrangian, evaluate, gradients, leaf, scheme_of
-from lconv_fast.physics.derivatives import Accuracy, check_field, coordinates, derivatives
+from lconv_fast.physics.density import Density, check_lagrangian, differentiate, evaluate, leaf, scheme_of
+from lconv_fast.physics.derivatives import Accuracy, check_field, coordinates, gradient
 from lconv_fast.physics.lagrangian import QuadraticLagrangian
 
 
@@ -48,10 +48,10 @@ def euler_lagrange(
         if own and lagrangian.layer is not None:  # type: ignore[union-attr]
             # d|y|^2 = 2 y . dy, without a pass over the squares.
             y = lagrangian.output(field)  # type: ignore[union-attr]
-            return gradients(y, (field,), recorded, 2 * y)[0]
-        dphi = derivatives(field, *scheme)
+            return differentiate(y, (field,), recorded, 2 * y)[0]
+        dphi = gradient(field, *scheme)
         action = evaluate(lagrangian, field, dphi, coordinates(tuple(phi.shape[2:]), phi)).sum()
-    return gradients(action, (field,), recorded)[0]
+    return differentiate(action, (field,), recorded)[0]
 
 
 class Robustness(NamedTuple):
@@ -96,6 +96,6 @@ def robustness(
                     f"loss: expected one number for each sample, ({phi.shape[0]},), got {tuple(each.shape)}"
                 )
             total = each.sum()
-        residual = gradients(total, (field,), recorded)[0]
+        residual = differentiate(total, (field,), recorded)[0]
     squares = residual.abs().square().sum(1)
     return Robustness(squares.sqrt(), squares.flatten(1).sum(1).sqrt(), residual)

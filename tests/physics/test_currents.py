@@ -25,7 +25,7 @@ def identity(lagrangian, phi, generators, internal=None, **scheme):
     moved = torch.zeros(phi.shape[0], current.shape[1], *phi.shape[1:], dtype=phi.dtype)
     if generators is not None:
         field = vector_fields(generators, coordinates(tuple(phi.shape[2:]), phi)).to(phi.dtype)
-        moved = moved + torch.einsum("ia...,Nca...->Nic...", field, P.derivatives(phi, **scheme))
+        moved = moved + torch.einsum("ia...,Nca...->Nic...", field, P.gradient(phi, **scheme))
     if internal is not None:
         matrices = internal.to(phi).reshape(-1, phi.shape[1], phi.shape[1])
         moved = moved + torch.einsum("icd,Nd...->Nic...", matrices, phi)
@@ -94,7 +94,7 @@ def test_identity_internal():
     error, divergence, _ = identity(complex_, phi, None, turn[None], **SPECTRAL)
     assert error < 1e-12 and divergence.norm() >= 0
     current = P.noether_current(complex_, phi, None, turn, **SPECTRAL)
-    by_hand = 2 * (1j * phi * P.derivatives(phi, **SPECTRAL)[:, 0].conj()).real  # 2 Re(conj(d phi) i phi)
+    by_hand = 2 * (1j * phi * P.gradient(phi, **SPECTRAL)[:, 0].conj()).real  # 2 Re(conj(d phi) i phi)
     assert relative(current[:, 0] - by_hand, by_hand) < 1e-12
     pair = torch.cat([phi.real, phi.imag], 1)
     rotate = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
@@ -140,11 +140,11 @@ def test_divergence_on_band_limited_solutions():
         P.noether_current(lagrangian, phi, named("translation"), **SPECTRAL),
         P.noether_current(lagrangian, phi, None, turn, **SPECTRAL),
     ):
-        terms = [P.derivatives(current[:, :, a], **SPECTRAL)[:, :, a] for a in range(2)]
+        terms = [P.gradient(current[:, :, a], **SPECTRAL)[:, :, a] for a in range(2)]
         assert relative(P.divergence(current, **SPECTRAL), *terms) < 1e-10
     off = phi + band_limited(1, 2, (64, 64), 5)
     current = P.noether_current(lagrangian, off, named("translation"), **SPECTRAL)
-    terms = [P.derivatives(current[:, :, a], **SPECTRAL)[:, :, a] for a in range(2)]
+    terms = [P.gradient(current[:, :, a], **SPECTRAL)[:, :, a] for a in range(2)]
     assert relative(P.divergence(current, **SPECTRAL), *terms) > 0.1
 
 
@@ -156,7 +156,7 @@ def test_divergence_falls_with_the_order(accuracy):
         phi, k2 = helmholtz_solution(size)
         lagrangian = P.QuadraticLagrangian(-k2, torch.eye(2, dtype=torch.float64), accuracy=accuracy)
         current = P.noether_current(lagrangian, phi, named("se", accuracy=accuracy))
-        terms = [P.derivatives(current[:, :, a], accuracy)[:, :, a] for a in range(2)]
+        terms = [P.gradient(current[:, :, a], accuracy)[:, :, a] for a in range(2)]
         inside = (..., slice(10, -10), slice(10, -10))
         divergence = P.divergence(current, accuracy)[inside]
         errors.append([relative(divergence[:, i], *(t[:, i][inside] for t in terms)) for i in range(3)])
@@ -168,10 +168,10 @@ def test_vector_field_needs_belinfante():
     """A vector field: rotations move points and components. Theta is symmetric and conserved on solutions."""
     size = 64
     potential, k2 = helmholtz_solution(size)
-    slope = P.derivatives(potential, **SPECTRAL)[:, 0]
+    slope = P.gradient(potential, **SPECTRAL)[:, 0]
     phi = torch.stack([slope[:, 1], -slope[:, 0]], 1)  # transverse waves, |k|^2 = 25
     along = plane_waves((size, size), [(1, 2), (2, -1), (2, 1)], [1.0, -0.7, 0.4], [0.1, 1.0, 2.0])
-    phi = phi + P.derivatives(along[None, None], **SPECTRAL)[:, 0]  # longitudinal waves, |k|^2 = 25 / (1 + 4) = 5
+    phi = phi + P.gradient(along[None, None], **SPECTRAL)[:, 0]  # longitudinal waves, |k|^2 = 25 / (1 + 4) = 5
 
     def vector(f, d, x):  # isotropic, and not invariant under rotations of points alone
         return d.square().sum((1, 2)) / 2 + 2 * (d[:, 0, 0] + d[:, 1, 1]) ** 2 - k2 / 2 * f.square().sum(1)
@@ -210,7 +210,7 @@ def test_energy_and_momentum_by_hand():
     """T^0_0 = (phi_t^2 + phi_x^2) / 2 + m2 phi^2 / 2, the energy; T^1_0 = -phi_x phi_t, its flow."""
     phi = torch.randn(2, 1, 9, 11, dtype=torch.float64)
     tensor = P.stress_energy(lambda f, d, x: (d[:, :, 0] ** 2 - d[:, :, 1] ** 2 - 0.4 * f**2).sum(1) / 2, phi)
-    t, x = P.derivatives(phi)[:, 0].unbind(1)
+    t, x = P.gradient(phi)[:, 0].unbind(1)
     assert relative(tensor[:, 0, 0] - (t**2 + x**2 + 0.4 * phi[:, 0] ** 2) / 2, tensor) < 1e-14
     assert relative(tensor[:, 0, 1] + x * t, tensor) < 1e-14
 

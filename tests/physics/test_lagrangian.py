@@ -32,7 +32,7 @@ def test_corrected_form_is_the_loss(ndim, channels, mode):
         loss = layer(phi).square().sum(1)
         for form in ("corrected", "direct"):
             assert relative(lagrangian.density(phi, form) - loss, loss) < 1e-12
-        x = lc.physics.derivatives(phi, layer.generators.accuracy, mode)
+        x = lc.physics.gradient(phi, layer.generators.accuracy, mode)
         assert relative(lagrangian(phi, x, coordinates(GRIDS[ndim], phi)) - loss, loss) < 1e-12
         printed = lagrangian.density(phi, "printed") + lagrangian.correction(phi)
         assert relative(printed - loss, loss) < 1e-12

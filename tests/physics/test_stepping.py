@@ -91,7 +91,7 @@ def test_charge_and_energy(nonlinear, steps):
 def test_energy_and_charge_by_hand():
     """1/2 (q - p)^2 + 1/2 p K q, polarised; p^t phi_t - L on the trapezoid; (q - p - K q / 2) . turn q."""
     p, q = torch.randn(2, 3, 2, 12, dtype=torch.float64)
-    gradient = P.derivatives(torch.cat([p, q]), 2, "circular")[:, :, 0]
+    gradient = P.gradient(torch.cat([p, q]), 2, "circular")[:, :, 0]
     stiff = 0.25 * (gradient[:3] * gradient[3:]).sum((1, 2)) + 0.04 * (p * q).sum((1, 2))
     speeds = (q - p).square().sum((1, 2)) / 2
     step = P.variational_step(wave(0.5, 0.2, components=2, padding_mode="circular"))
