@@ -45,13 +45,14 @@ __all__ = [
     "functional",
     "gconv",
     "generators",
+    "physics",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
-    """`lconv_fast.discovery` is imported when it is first used: it needs scipy, and not every user does."""
-    if name == "discovery":
+    """Parts that not every user needs are imported when they are first used; `discovery` needs scipy."""
+    if name in ("discovery", "physics"):
         import importlib
 
-        return importlib.import_module("lconv_fast.discovery")
+        return importlib.import_module(f"lconv_fast.{name}")
     raise AttributeError(f"module 'lconv_fast' has no attribute {name!r}")

@@ -101,12 +101,7 @@ def lconv_for(
         if bias.shape[0] != outs:
             raise ValueError(f"bias: expected shape ({outs},), got {tuple(bias.shape)}")
 
-    # As PyTorch's own autocast: float64 stays as it is.
-    if input.dtype != torch.float64 and not input.is_meta and torch.is_autocast_enabled(input.device.type):
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input = input.to(dtype)
-        weight = weight if weight.dtype == torch.float64 else weight.to(dtype)
-        bias = bias if bias is None or bias.dtype == torch.float64 else bias.to(dtype)
+    input, weight, bias = autocast(input, weight, bias)
     coefficients = generators.coefficients()
     check_types(input, weight=weight, bias=bias, generators=coefficients)
 
@@ -121,6 +116,16 @@ def lconv_for(
     else:
         output = _piece(caller, input, weight, generators, coefficients, bias, steps, groups, window, halo)
     return output.squeeze(0) if unbatched else output
+
+
+def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The arguments in the type that PyTorch's autocast asks for, where it is on; float64 stays as it is."""
+    if input.dtype == torch.float64 or input.is_meta or not torch.is_autocast_enabled(input.device.type):
+        return input, weight, bias
+    dtype = torch.get_autocast_dtype(input.device.type)
+    weight = weight if weight.dtype == torch.float64 else weight.to(dtype)
+    bias = bias if bias is None or bias.dtype == torch.float64 else bias.to(dtype)
+    return input.to(dtype), weight, bias
 
 
 def _piece(

@@ -17,7 +17,7 @@ from lconv_fast.checks import (
     per_axis,
     positive_int,
 )
-from lconv_fast.functional import lconv_for
+from lconv_fast.functional import autocast, lconv_for
 from lconv_fast.generators import Generators, GraphGenerators, named
 
 
@@ -255,8 +255,9 @@ class LConvGraph(nn.Module):
             raise ValueError(f"input: expected {self.in_channels} channels, got shape {tuple(input.shape)}")
         self.generators.check_shape(f.shape[1:2])
         coefficients = self.generators.coefficients()
-        check_types(f, weight=self.weight, bias=self.bias, generators=coefficients)
-        y = self.generators.mix(coefficients, f, self.weight, self.bias)
+        f, weight, bias = autocast(f, self.weight, self.bias)
+        check_types(f, weight=weight, bias=bias, generators=coefficients)
+        y = self.generators.mix(coefficients, f, weight, bias)
         return y if input.dim() == 3 else y.squeeze(0)
 
     def extra_repr(self) -> str:

@@ -85,8 +85,10 @@ class AffineGenerators(DerivativeGenerators):
         v = self.coefficients() if coefficients is None else coefficients
         scale = self.scale(spatial)
         axes = [(torch.arange(size, dtype=v.dtype, device=v.device) - (size - 1) / 2) / scale for size in spatial]
-        x = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (n, *spatial)
-        return torch.einsum("iab,b...->ia...", v[..., :-1], x) + spread(v[..., -1], spatial)
+        result = spread(v[..., -1], spatial)
+        for b, x in enumerate(torch.meshgrid(*axes, indexing="ij")):
+            result = result + spread(v[..., b], spatial) * x
+        return result
 
     def stencil(self) -> Stencil | None:
         return self._stencil(CoefficientKind.AFFINE, self.coordinate_scale)

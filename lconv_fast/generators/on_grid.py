@@ -112,7 +112,10 @@ class DerivativeGenerators(GridGenerators):
 
     def _on_taps(self, v: Tensor) -> Tensor:
         """Coefficients of the derivatives as those of the components: (n_L, m) -> (n_L, K), or as they are."""
-        return v if self._weights_of_taps is None else v @ v.new_tensor(self._weights_of_taps)
+        if self._weights_of_taps is None:
+            return v
+        # Not a matrix product, which autocast would round.
+        return (v.unsqueeze(2) * v.new_tensor(self._weights_of_taps)).sum(1)
 
     def sample(self, spatial: Sequence[int], coefficients: Tensor | None = None) -> Tensor:
         v = self.coefficients() if coefficients is None else coefficients

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lconv_fast.generators.affine import AffineGenerators
 from lconv_fast.generators.differential import first_and_second
-from lconv_fast.generators.on_grid import DerivativeGenerators
+from lconv_fast.generators.on_grid import DerivativeGenerators, spread
 
 Word = tuple[int, ...]
 
@@ -82,7 +82,7 @@ class ProductGenerators(DerivativeGenerators):
             v, slope = g.sample(self.spatial), g.matrix / g.scale(self.spatial)  # slope[j,b,a] = d_a v_j^b
 
         def first(i: int, j: int) -> Tensor:
-            return torch.einsum("ba,a...->b...", slope[j], v[i])
+            return (spread(slope[j], self.spatial or ()) * v[i].unsqueeze(0)).sum(1)
 
         def second(i: int, j: int) -> Tensor:
             both = v[i].unsqueeze(1) * v[j].unsqueeze(0)

@@ -36,7 +36,8 @@ def derivative(f: Tensor, dim: int, order: int) -> Tensor:
         return f
     size = f.shape[dim]
     k = torch.arange(size // 2 + 1, dtype=f.dtype, device=f.device)
-    # Without a branch on even or odd, so that one traced graph serves both.
+    # Libraries differ in what they make of i k at k = size / 2, where only a real number is the spectrum of a real
+    # function: 0 is put there. Without a branch on even or odd, so that one traced graph serves both.
     alias = (2 * k == size) if order % 2 else torch.zeros_like(k, dtype=torch.bool)
     factor = torch.where(alias, 0.0, (k * (2 * math.pi / size)).pow(order))
     factor = factor * (1, 1j, -1, -1j)[order % 4]

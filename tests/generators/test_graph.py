@@ -109,6 +109,18 @@ def test_bit_identical_for_any_number_of_threads(ins, outs, incidence):
         torch.set_num_threads(threads)
 
 
+def test_autocast():
+    """As nn.Linear: results in bfloat16, from bfloat16 and float32 alike, parameters and gradients in float32."""
+    layer = lc.LConvGraph(5, 4, random_graph(learnable=True).float())
+    f = torch.randn(2, 7, 5)
+    for x in (f, f.bfloat16()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = layer(x)
+        assert y.dtype == torch.bfloat16 and ((y - layer(f)).norm() / layer(f).norm()) < 1e-2
+        y.float().sum().backward()
+        assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+
+
 def adjacency(index, nodes, weight=None):
     matrix = torch.zeros(nodes, nodes, dtype=torch.float64)
     for e, (source, target) in enumerate(index.t().tolist()):
@@ -122,21 +134,22 @@ def normalized(matrix, left, right):
     return power[0][:, None] * matrix * power[1]
 
 
-INDEX = torch.tensor([[0, 1, 1, 2, 3, 3, 0, 0], [1, 0, 2, 1, 3, 0, 3, 3]])  # a loop, an edge twice, node 4 alone
+# A loop, an edge twice, node 4 without an edge that enters, node 5 alone.
+INDEX = torch.tensor([[0, 1, 1, 2, 3, 3, 0, 0, 4], [1, 0, 2, 1, 3, 0, 3, 3, 1]])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_from_adjacency(weighted):
-    weight = torch.rand(8, dtype=torch.float64) if weighted else None
-    one = {"edge_weight": torch.ones(8, dtype=torch.float64) if weight is None else weight}
-    matrix = adjacency(INDEX, 5, weight)
+    weight = torch.rand(9, dtype=torch.float64) if weighted else None
+    one = {"edge_weight": torch.ones(9, dtype=torch.float64) if weight is None else weight}
+    matrix = adjacency(INDEX, 6, weight)
     make = lc.GraphGenerators.from_adjacency
-    assert torch.allclose(make(INDEX, 5, **one).to_dense((5,))[0], matrix)
-    assert torch.allclose(make(INDEX, 5, "rw", **one).to_dense((5,))[0], normalized(matrix, -1, 0))
-    plain = make(INDEX, 5, "gcn", self_loops=False, **one)
-    assert torch.allclose(plain.to_dense((5,))[0], normalized(matrix, -0.5, -0.5))
-    loops = matrix + torch.diag(torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0]).double())  # node 3 has a loop
-    assert torch.allclose(make(INDEX, 5, "gcn", **one).to_dense((5,))[0], normalized(loops, -0.5, -0.5))
+    assert torch.allclose(make(INDEX, 6, **one).to_dense((6,))[0], matrix)
+    assert torch.allclose(make(INDEX, 6, "rw", **one).to_dense((6,))[0], normalized(matrix, -1, 0))
+    plain = make(INDEX, 6, "gcn", self_loops=False, **one)
+    assert torch.allclose(plain.to_dense((6,))[0], normalized(matrix, -0.5, -0.5))
+    loops = matrix + torch.diag(torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0]).double())  # node 3 has a loop
+    assert torch.allclose(make(INDEX, 6, "gcn", **one).to_dense((6,))[0], normalized(loops, -0.5, -0.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -161,15 +174,15 @@ def test_gcn_formula(ins, outs, dtype):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gcn_against_pytorch_geometric(weighted):
     geometric = pytest.importorskip("torch_geometric.nn")
-    weight = torch.rand(8, dtype=torch.float64) if weighted else torch.ones(8, dtype=torch.float64)
+    weight = torch.rand(9, dtype=torch.float64) if weighted else torch.ones(9, dtype=torch.float64)
     conv = geometric.GCNConv(3, 4).double()
-    generators = lc.GraphGenerators.from_adjacency(INDEX[:, 1:], 5, "gcn", edge_weight=weight[1:])
+    generators = lc.GraphGenerators.from_adjacency(INDEX[:, 1:], 6, "gcn", edge_weight=weight[1:])
     layer = lc.LConvGraph(3, 4, generators, dtype=torch.float64)
     with torch.no_grad():
         layer.weight[0].zero_()
         layer.weight[1].copy_(conv.lin.weight)
         layer.bias.copy_(conv.bias)
-    f = torch.randn(5, 3, dtype=torch.float64)
+    f = torch.randn(6, 3, dtype=torch.float64)
     assert (layer(f) - conv(f, INDEX[:, 1:], weight[1:])).abs().max() < 1e-12
 
 

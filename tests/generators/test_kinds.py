@@ -10,8 +10,10 @@ from problems import MODES, other_problems, problems, relative_rms
 import lconv_fast as lc
 from lconv_fast.generators import algebras, differences
 
+EVERY = [*problems(), *other_problems()]
 
-@pytest.mark.parametrize("problem", [*problems(), *other_problems()], ids=str)
+
+@pytest.mark.parametrize("problem", EVERY, ids=str)
 def test_dense_and_transpose(problem):
     numbers = problem.numbers()
     generators, truth = problem.make(numbers), problem.dense(numbers)
@@ -20,7 +22,7 @@ def test_dense_and_transpose(problem):
     assert relative_rms(generators.transpose().transpose().to_dense(problem.grid), truth) < 1e-14
 
 
-@pytest.mark.parametrize("problem", [*problems(), *other_problems()], ids=str)
+@pytest.mark.parametrize("problem", EVERY, ids=str)
 def test_dot(problem):
     """<L f, g> = <f, L^T g>."""
     generators = problem.make(problem.numbers())
@@ -137,9 +139,7 @@ def test_transpose_shares_parameters():
     assert list(turned.state_dict()) == ["matrix", "shift"]
 
 
-@pytest.mark.parametrize(
-    "problem", [p for p in [*other_problems(), *problems()] if p.ndim == 2 or p.mode == "none"], ids=str
-)
+@pytest.mark.parametrize("problem", [p for p in EVERY if p.ndim == 2 or p.mode == "none"], ids=str)
 def test_without_channels(problem):
     """y is the bias, and all gradients but the bias's are 0."""
     generators = problem.make(problem.numbers(), learnable=True)
@@ -152,3 +152,15 @@ def test_without_channels(problem):
             assert y.shape == (2, outs, *problem.grid) and (y == b.reshape(1, -1, *[1] * problem.ndim)).all()
             gradients = torch.autograd.grad(y.sum(), [x, w, *g.parameters()])
             assert all(t.count_nonzero() == 0 for t in gradients)
+
+
+@pytest.mark.parametrize(
+    "problem", [p for p in EVERY if p.ndim < 3 and p.mode in ("none", "circular", "zeros")], ids=str
+)
+def test_autocast_rounds_nothing_in_between(problem):
+    """Sums stay in float32: the bits of a call on rounded arguments."""
+    generators = problem.make(problem.numbers(torch.float32))
+    f, w = torch.randn(2, 4, *problem.grid).bfloat16(), torch.randn(problem.count + 1, 3, 4).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, moved = problem.layer(f, w, generators), problem.act(generators, f)
+    assert torch.equal(found, problem.layer(f, w, generators)) and torch.equal(moved, problem.act(generators, f))
