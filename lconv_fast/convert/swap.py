@@ -81,7 +81,7 @@ class Report:
             distance = "fresh weights" if entry.distance is None else f"distance {entry.distance:.2e}"
             kernel = Kernel.of(entry.conv)
             lines.append(f"  {entry.path:{width}}  {'x'.join(map(str, kernel.size)):6}  {distance}")
-        lines += [f"  {left.path:{width}}  left: {left.reason}" for left in self.left]
+        lines += [f"  {left.path or '(the model)':{width}}  left: {left.reason}" for left in self.left]
         return "\n".join(lines)
 
 
@@ -270,14 +270,14 @@ _HOOKS = (
 
 def _reason_to_leave(conv: Any, tied: dict[Any, list[tuple[nn.Module, str]]]) -> str | None:
     """Why a convolution cannot be replaced without a change of what it does, None where it can."""
+    if reason := unlike_conv(conv):
+        return reason
     if torch.nn.utils.parametrize.is_parametrized(conv):
         return "it has parametrizations"
     if hooks := [name for name in _HOOKS if getattr(conv, name, None)]:
         return f"it has hooks ({hooks[0].strip('_')})"
     if not isinstance(conv.__dict__["_parameters"].get("weight"), nn.Parameter):
         return "its weight is no parameter"
-    if reason := unlike_conv(conv):
-        return reason
     if extra := [*(set(conv._parameters) - {"weight", "bias"}), *conv._buffers, *conv._modules]:
         return f"it holds more than weight and bias: {extra[0]}"
     for name in ("weight", "bias"):

@@ -187,6 +187,26 @@ def test_failures_leave_the_model_alone(keywords, error, words):
     assert dict(model.named_modules()) == modules
 
 
+@pytest.mark.parametrize(
+    "conv, words",
+    [
+        (nn.LazyConv2d(3, 3), "first input"),
+        (nn.Conv2d(3, 3, 3, device="meta"), "meta device"),
+        (nn.utils.spectral_norm(nn.Conv2d(3, 3, 3)), "hooks"),
+        (nn.utils.parametrizations.orthogonal(nn.Conv2d(3, 3, 3)), "parametrizations"),
+    ],
+)
+def test_what_is_left(conv, words):
+    model = nn.Sequential(conv)
+    report = lc.convert.swap(model)
+    assert model[0] is conv and not report.replaced and words in report.left[0].reason
+
+
+def test_the_model_itself():
+    report = lc.convert.swap(nn.Conv2d(3, 3, 3))
+    assert "from_conv" in report.left[0].reason and "(the model)" in str(report)
+
+
 def test_undo_of_a_changed_model_changes_nothing():
     model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3))
     report = lc.convert.swap(model)
