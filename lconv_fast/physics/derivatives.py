@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from lconv_fast import grid
-from lconv_fast.differences import CENTRAL
 from lconv_fast.generators import AffineGenerators, FieldGenerators
+from lconv_fast.generators.differences import CENTRAL
+from lconv_fast.ops.geometry import center_of, half_extent
 
 Accuracy = int | str
 
 
 def check_scheme(accuracy: Accuracy, padding_mode: str, ndim: int) -> None:
     """Raises ValueError for what `gradient` cannot take."""
-    grid.check_padding_mode(padding_mode)
+    grid.padding_mode(padding_mode)
     if isinstance(accuracy, bool) or (accuracy != "spectral" and accuracy not in CENTRAL):
         raise ValueError(f"accuracy: expected one of {', '.join(map(str, CENTRAL))} or 'spectral', got {accuracy!r}")
     if accuracy == "spectral" and padding_mode != "circular":
@@ -135,7 +136,7 @@ def _check_current(current: object) -> int:
 def coordinates(spatial: tuple[int, ...], like: Tensor) -> Tensor:
     """x (n, *spatial), centred, in pixels; the real dtype and the device of `like`."""
     kinds = {"dtype": like.real.dtype, "device": like.device}
-    axes = [torch.arange(size, **kinds) - c for size, c in zip(spatial, grid.center(spatial), strict=True)]  # type: ignore[call-overload]
+    axes = [torch.arange(size, **kinds) - c for size, c in zip(spatial, center_of(spatial), strict=True)]  # type: ignore[call-overload]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
@@ -170,4 +171,4 @@ def vector_fields(generators: AffineGenerators | FieldGenerators, x: Tensor) -> 
 def coordinate_scale(generators: AffineGenerators, spatial: tuple[int, ...]) -> float:
     """Pixels per unit of the generators' coordinates on that grid."""
     scale = generators.coordinate_scale
-    return grid.half_extent(spatial) if scale is None else float(scale)
+    return half_extent(spatial) if scale is None else float(scale)

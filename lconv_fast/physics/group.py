@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lconv_fast import grid
 from lconv_fast.generators import AffineGenerators, Generators
+from lconv_fast.ops.geometry import center_of
 from lconv_fast.physics.derivatives import coordinate_scale
 
 
@@ -73,7 +73,7 @@ def placed(
     like = generators.matrix.detach()
     s = torch.tensor(placement.scale, dtype=like.dtype, device=like.device)
     o = torch.tensor(placement.offset, dtype=like.dtype, device=like.device)
-    center, here = (torch.tensor(grid.center(shape), dtype=like.dtype, device=like.device) for shape in (root, spatial))
+    center, here = (torch.tensor(center_of(shape), dtype=like.dtype, device=like.device) for shape in (root, spatial))
     matrix = like / coordinate_scale(generators, root)
     shift = (torch.einsum("iab,b->ia", matrix, s * here + o - center) + generators.shift.detach()) / s
     return AffineGenerators(

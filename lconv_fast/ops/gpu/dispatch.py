@@ -201,7 +201,7 @@ class Operators:
         return plan.run(coordinates, *tensors)
 
     def _planned(self, operator, arguments, identity, tensors, call_of) -> tuple[Coordinates, Any]:
-        frozen = tuple([tuple(a) if isinstance(a, list) else a for a in arguments])
+        frozen: tuple[Any, ...] = tuple([tuple(a) if isinstance(a, list) else a for a in arguments])
         about = tuple([None if t is None else _about(t) for t in tensors])
         data = tensors[0]
         coordinates = self._coordinates.get(frozen)

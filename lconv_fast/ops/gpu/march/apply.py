@@ -193,9 +193,10 @@ def march_apply_kernel(
         )
     x_out = as_type(x_tile, index) * BM + point_order(BM, warps)
     start = tl.zeros((BM, BN), tl.float32)
-    # Where registers are few, it is loaded again for each line, and added last.
-    if has_bias and held:
-        start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
+    if has_bias:  # noqa: SIM102  the language takes no `and` of constants everywhere
+        # Where registers are few, it is loaded again for each line, and added last.
+        if held:
+            start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
     place = base_of(target, batch, group, outs)
 
     field = field_of(v, columns, stencil)
