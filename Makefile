@@ -50,7 +50,7 @@ sanitize: build
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -DLCONV_SANITIZE=ON -DLCONV_KERNEL_SETS=avx2 -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath $(SANITIZED))/site/lconv_fast
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(SANITIZED)
-	cp -r lconv_fast/*.py lconv_fast/ops lconv_fast/form $(SANITIZED)/site/lconv_fast/
+	cp -r lconv_fast/[!_]* lconv_fast/__init__.py $(SANITIZED)/site/lconv_fast/
 	cd $(SANITIZED)/site && export LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 LCONV_FAST_CPU_CAPABILITY=avx2 && \
 	  $(abspath $(BIN))/python -c "import lconv_fast._C as c; assert 'sanitized' in c.__file__, c.__file__" && \

@@ -1,4 +1,4 @@
-"""Builds lconv_fast._C with CMake. Everything else stands in pyproject.toml."""
+"""Builds lconv_fast._C with CMake, and lists the packages. Everything else stands in pyproject.toml."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -36,4 +36,8 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build), "--parallel"], check=True)
 
 
-setup(ext_modules=[Extension("lconv_fast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    packages=[*find_packages(include=["lconv_fast*"]), "lconv_fast_bench"],
+    ext_modules=[Extension("lconv_fast._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -11,9 +11,24 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from .cases import GROWTH, SELECTIONS
+from lconv_fast.outputs import check_folder, filled
+
+from .cases import FULL, GROWTH, SELECTIONS, Case
 from .measure import OPERATORS, Row, as_json, machine, measure
-from .page import losses, write_page
+
+FILES = ("index.html", "results.json")
+
+
+def chosen(selection: str, only: str) -> list[Case]:
+    """The cases of a selection whose text holds `only`; raises LookupError, with the names that there are, where there
+    are none."""
+    cases = [case for case in SELECTIONS[selection] if only in str(case)]
+    if not cases:
+        more = [case for case in FULL if only in str(case)]
+        hint = f"; with --full there are {len(more)} that do" if more and selection != "full" else ""
+        names = "\n  ".join(map(str, SELECTIONS[selection]))
+        raise LookupError(f"no case of the {selection} selection holds {only!r}{hint}; the cases are\n  {names}")
+    return cases
 
 
 def run(
@@ -25,16 +40,36 @@ def run(
     out: Path | None = None,
     only: str = "",
 ) -> list[Row]:
-    """Measures a selection of cases (those whose text holds `only`), prints the table, writes out/{json,html}."""
+    """Measures a selection of cases (those whose text holds `only`), prints the table, writes out/{json,html}.
+
+    Ctrl-C ends it: the cases that are done are shown and written, marked as not all, and KeyboardInterrupt is raised.
+
+    Raises LookupError where no case holds `only`, OSError where `out` cannot be written, ArithmeticError where a result
+    is wrong.
+    """
+    cases = chosen(selection, only)
+    if out:
+        check_folder(out, FILES)
+    from .page import losses, write_page
+
     console = Console(width=None if sys.stdout.isatty() else 200)
     place = machine(threads or torch.get_num_threads())
-    cases = [case for case in SELECTIONS[selection] if only in str(case)]
     rows: list[Row] = []
-    for case in track(cases, description="cases", console=console):
-        torch._dynamo.reset()
-        rows += measure(case, operators, place, compiled, seconds)
-    growth = [row for case in GROWTH for row in measure(case, ["forward"], place, False, seconds / 4)] if out else []
-    table = Table(title=f"lconv_fast {place['lconv_fast']}, {place['cpu_capability']}, {place['threads']} thread(s)")
+    growth: list[Row] = []
+    interrupted = False
+    try:
+        for case in track(cases, description="cases", console=console):
+            torch._dynamo.reset()
+            rows += measure(case, operators, place, compiled, seconds)
+        if out:
+            growth = [row for case in GROWTH for row in measure(case, ["forward"], place, False, seconds / 4)]
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        interrupted = True
+        place["interrupted"] = f"after {len({row.case for row in rows})} of {len(cases)} cases"
+    title = f"lconv_fast {place['lconv_fast']}, {place['cpu_capability']}, {place['threads']} thread(s)"
+    table = Table(title=f"{title}, INTERRUPTED {place['interrupted']}" if interrupted else title)
     for column in ("case", "operator", "of FMA peak", "of copy", "fastest opponent", "ratio", "others"):
         table.add_column(column)
     for row in rows:
@@ -55,10 +90,12 @@ def run(
         kind = "computes the same" if same else "a yardstick"
         console.print(f"  {case_name}, {operator}: {ratio:.2f} of the speed of {name} ({kind})")
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "results.json").write_text(json.dumps(as_json(place, rows), indent=1))
-        write_page(out / "index.html", place, rows, growth)
-        console.print(f"written: {out / 'index.html'}, {out / 'results.json'}")
+        with filled(out, FILES) as folder:
+            (folder / "results.json").write_text(json.dumps(as_json(place, rows), indent=1))
+            write_page(folder / "index.html", place, rows, growth)
+        console.print(f"written: {out / 'index.html'}, {out / 'results.json'}", markup=False)
+    if interrupted:
+        raise KeyboardInterrupt
     return rows
 
 

@@ -7,13 +7,15 @@ opponents. Each is written as its best user would write it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 import lconv_fast as lc
+from lconv_fast import composed as plain
+from lconv_fast.composed import vector_field
 
 from .cases import Case
 
@@ -41,7 +43,7 @@ def in_layout(t: Tensor, channels_last: bool | None) -> Tensor:
 
 
 def numbers_of(case: Case, generators: lc.Generators) -> Numbers:
-    names = {"affine": ("matrix", "shift"), "field": ("field",), "stencil": ("values",)}[case.kind]
+    names = {"affine": ("matrix", "shift"), "field": ("field",), "stencil": ("weights",)}[case.kind]
     return tuple(getattr(generators, name) for name in names)
 
 
@@ -64,11 +66,7 @@ def velocity(case: Case, numbers: Numbers) -> Tensor:
     """The field v (n_L, n, *size)."""
     if case.kind == "field":
         return numbers[0]
-    matrix, shift = numbers
-    scale = (max(case.size) - 1) / 2
-    axes = [(torch.arange(n, dtype=matrix.dtype) - (n - 1) / 2) / scale for n in case.size]
-    x = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    return torch.einsum("iab,b...->ia...", matrix, x) + shift.reshape(*shift.shape, *[1] * case.ndim)
+    return vector_field(*numbers, case.size)
 
 
 def composed(case: Case) -> Run:
@@ -76,22 +74,10 @@ def composed(case: Case) -> Run:
     ndim = case.ndim
     taps = [tuple(sign * (a == b) for b in range(ndim)) for a in range(ndim) for sign in (-1, 1)]
 
-    def shifted(padded: Tensor, tap: Sequence[int]) -> Tensor:
-        for axis, (offset, size) in enumerate(zip(tap, case.size, strict=True)):
-            padded = padded.narrow(axis + 2, 1 + offset, size)
-        return padded
-
     def run(x: Tensor, weight: Tensor, numbers: Numbers) -> Tensor:
-        padded = nn.functional.pad(x, (1, 1) * ndim)
-        parts = [shifted(padded, tap) for tap in taps]
         if case.kind == "stencil":
-            v = numbers[0]
-        else:
-            v = velocity(case, numbers)
-            parts = [(parts[2 * a + 1] - parts[2 * a]) / 2 for a in range(ndim)]
-        v = v.to(x.dtype)
-        moved = sum(v[:, k].unsqueeze(1).unsqueeze(1) * part for k, part in enumerate(parts))  # (n_L, N, C, *size)
-        return torch.einsum("inc...,ioc->no...", torch.cat([x.unsqueeze(0), moved]), weight)
+            return plain.composed(x, weight, numbers[0], taps)
+        return plain.composed(x, weight, velocity(case, numbers))
 
     return run
 

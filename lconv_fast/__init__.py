@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from lconv_fast import functional, generators
+from lconv_fast import convert, functional, gconv, generators
 from lconv_fast.explain import Explanation, explain
 from lconv_fast.generators import (
     AffineGenerators,
@@ -16,12 +16,14 @@ from lconv_fast.generators import (
     StencilGenerators,
 )
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d, LConvGraph
+from lconv_fast.recursive import DerivativeLConv, MaxLConv, RecursiveLConv, flow
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AffineGenerators",
     "DenseGenerators",
+    "DerivativeLConv",
     "DifferentialGenerators",
     "Explanation",
     "FieldGenerators",
@@ -32,19 +34,25 @@ __all__ = [
     "LConv3d",
     "LConvGraph",
     "LowRankGenerators",
+    "MaxLConv",
     "ProductGenerators",
+    "RecursiveLConv",
     "StencilGenerators",
+    "convert",
     "discovery",
     "explain",
+    "flow",
     "functional",
+    "gconv",
     "generators",
+    "physics",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
-    """`lconv_fast.discovery` is imported when it is first used: it needs scipy, and not every user does."""
-    if name == "discovery":
+    """Parts that not every user needs are imported when they are first used; `discovery` needs scipy."""
+    if name in ("discovery", "physics"):
         import importlib
 
-        return importlib.import_module("lconv_fast.discovery")
+        return importlib.import_module(f"lconv_fast.{name}")
     raise AttributeError(f"module 'lconv_fast' has no attribute {name!r}")

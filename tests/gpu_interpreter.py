@@ -10,14 +10,42 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from lconv_fast.ops.gpu import launch, marching
-from lconv_fast.ops.gpu.arguments import Card
+from lconv_fast.ops.gpu.card import CARDS
+from lconv_fast.ops.gpu.dispatch import Operators
+from lconv_fast.ops.gpu.launch import Launch
+from lconv_fast.ops.gpu.tables import Table
+from lconv_fast.ops.gpu.tile.apply import apply_kernel
 
-assert isinstance(launch.apply_kernel, interpreter.InterpretedFunction), (
+assert isinstance(apply_kernel, interpreter.InterpretedFunction), (
     "Triton was imported before its interpreter was chosen"
 )
-marching.card = lambda device: Card(9, 227 << 10)
-marching.LEAST_FILLED = 0  # the marching kernels on small images
+
+
+def _small(entries):
+    """The same kernels on small images: narrow ones, and of few lines in several strips."""
+    return {
+        key: tuple(e._replace(least_lines=2) for e in entry)
+        if isinstance(entry[0], tuple)
+        else entry._replace(least_lines=2)
+        for key, entry in entries.items()
+    }
+
+
+TABLE = Table()
+TABLE = TABLE._replace(
+    least_filled=0,
+    marches=_small(TABLE.marches),
+    backward_marches=_small(TABLE.backward_marches),
+    gram_marches=_small(TABLE.gram_marches),
+)
+
+
+def interpreted(table: Table = TABLE, launcher=Launch) -> Operators:
+    """The operators on a Hopper that is not there."""
+    # Its multiprocessors are few: a strip or a part is a program, and the interpreter takes its time for each.
+    card = CARDS["H100"]._replace(multiprocessors=2)
+    return Operators(lambda device: card, lambda card: table, launcher)
+
 
 _dot = interpreter.InterpreterBuilder.create_dot
 

@@ -13,6 +13,22 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("the GPU kernels need the package triton, which this platform may not have", allow_module_level=True)
 
 TOOL = Path(__file__).parent.parent / "tools" / "gpu_compile.py"
+# The Triton of this environment, and others: LCONV_FAST_TRITONS names folders with triton (and a NumPy that it takes),
+# joined as in PATH; made by `pip install --no-deps --target FOLDER triton==3.6.0 "numpy<2.4"`.
+OTHERS = [folder for folder in os.environ.get("LCONV_FAST_TRITONS", "").split(os.pathsep) if folder]
+TRITONS = [
+    "",
+    *(
+        OTHERS
+        or [
+            pytest.param(
+                None,
+                marks=pytest.mark.skip(reason="LCONV_FAST_TRITONS names no folder with another Triton, as 3.6.0"),
+                id="another",
+            )
+        ]
+    ),
+]
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 # Instructions of the marching loop for each element of the data it marches along, on sm_90, and how many elements a
 # thread has in a row. At the memory bandwidth of an H200, 27 is what one read and one write in 2 bytes leave room for,
@@ -31,9 +47,10 @@ MARCH = {
 }
 
 
-def compiled(folder, target, cases="representative"):
+def compiled(folder, target, triton="", cases="representative"):
     # The kernels of this process may be those of the interpreter.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (triton, environment.get("PYTHONPATH"))))
     out = folder / "rows.json"
     command = [sys.executable, TOOL, "--targets", target, "--cases", cases, "--json", out]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -55,9 +72,10 @@ def check(rows, target):
             assert row["wide_loads"] > 0, f"no 16-byte loads: {row}"
 
 
+@pytest.mark.parametrize("triton", TRITONS)
 @pytest.mark.parametrize("target", TARGETS)
-def test_machine_code(target, tmp_path):
-    rows = compiled(tmp_path, target)
+def test_machine_code(target, triton, tmp_path):
+    rows = compiled(tmp_path, target, triton)
     check(rows, target)
     marching = [row for row in rows if row["kernel"].startswith("march")]
     assert len(marching) >= 9
@@ -69,14 +87,15 @@ def test_machine_code(target, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("triton", TRITONS)
 @pytest.mark.parametrize("target", TARGETS[:3])
-def test_no_march_spills(target, tmp_path):
-    for row in compiled(tmp_path, target, "marches"):
+def test_no_march_spills(target, triton, tmp_path):
+    for row in compiled(tmp_path, target, triton, "marches"):
         assert row["stack"] == 0 or not row["kernel"].startswith("march"), row
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("target", TARGETS)
 def test_machine_code_of_every_configuration(target, tmp_path):
-    for row in compiled(tmp_path, target, "all"):
+    for row in compiled(tmp_path, target, cases="all"):
         assert row["shared"] <= row["shared_limit"], row

@@ -26,19 +26,21 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
 import lconv_fast as lc
 from lconv_fast.ops.geometry import Geometry
-from lconv_fast.ops.gpu import launch, marching
-from lconv_fast.ops.gpu.arguments import Card
+from lconv_fast.ops.gpu.card import CARDS
+from lconv_fast.ops.gpu.dispatch import Operators
+from lconv_fast.ops.gpu.launch import OPTIONS, Launch
+from lconv_fast.ops.gpu.tables import Table
 
 TARGETS = {
-    "sm_80": (GPUTarget("cuda", 80, 32), 163 << 10),
-    "sm_90": (GPUTarget("cuda", 90, 32), 227 << 10),
-    "sm_100": (GPUTarget("cuda", 100, 32), 227 << 10),
-    "gfx942": (GPUTarget("hip", "gfx942", 64), 64 << 10),
+    "sm_80": (GPUTarget("cuda", 80, 32), CARDS["A100"]),
+    "sm_90": (GPUTarget("cuda", 90, 32), CARDS["H100"]),
+    "sm_100": (GPUTarget("cuda", 100, 32), CARDS["B200"]),
+    "gfx942": (GPUTarget("hip", "gfx942", 64), CARDS["MI300X"]),
 }
+TABLE = Table()
 
 
 class NamesTarget:
@@ -83,7 +85,7 @@ class Case:
             f"{self.mode}{order}{last}"
         )
 
-    def run(self) -> None:
+    def run(self, operators: Operators) -> None:
         ndim, outs = len(self.size), self.outs or self.channels
         keywords = {"padding_mode": self.mode}
         generators: lc.Generators
@@ -117,15 +119,15 @@ class Case:
         w = torch.empty(v.shape[0] + 1, outs, self.channels, dtype=self.dtype, device="meta")
         bias = torch.empty(outs, dtype=self.dtype, device="meta")
         if self.operator == "forward":
-            launch.apply(f, w, v, bias, *geometry, True, False)
+            operators.apply(f, w, v, bias, *geometry, True, False)
         elif self.operator == "transposed":
-            launch.apply(g, w, v, None, *geometry, True, True)
+            operators.apply(g, w, v, None, *geometry, True, True)
         elif self.operator == "gram":
-            launch.gram(f, g, v, *geometry, True)
+            operators.gram(f, g, v, *geometry, True)
         elif self.operator == "backward":
-            launch.backward(g, f, w, v, *geometry, True)
+            operators.backward(g, f, w, v, *geometry, True)
         else:
-            launch.correlate(f, w, g, *geometry)
+            operators.correlate(f, w, g, *geometry)
 
 
 HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
@@ -151,8 +153,8 @@ SPACES = {2: (1024, 1024), 3: (128, 128, 128)}
 MARCHES = (
     [
         Case(kind, SPACES[n], channels, HALF, "transposed" if transposed else "forward", count)
-        for (n, blocks, transposed), rows in marching.MARCHES.items()
-        for channels in ((32 * blocks,) if blocks < 3 else sorted({128, marching.MOST_CHANNELS[n]}))
+        for (n, blocks, transposed), rows in TABLE.marches.items()
+        for channels in ((32 * blocks,) if blocks < 3 else sorted({128, TABLE.most_channels[n]}))
         for kind in ("affine", "field")
         for count in sorted(
             {most for row in rows for most in (row.most_affine if kind == "affine" else row.most_fields) if most}
@@ -161,13 +163,13 @@ MARCHES = (
     ]
     + [
         Case(kind, SPACES[n], 64, HALF, "gram", count, outs=128 if wide else 64)
-        for (n, wide), row in marching.GRAM_MARCHES.items()
+        for (n, wide), row in TABLE.gram_marches.items()
         for kind in ("affine", "field")
         for count in sorted({n, n + 1, n * (n + 1), *(most - 1 for most in row.most_fields if most)})
     ]
     + [
         Case(kind, SPACES[n], 32 * blocks, HALF, "backward", count)
-        for (n, blocks), row in marching.BACKWARD_MARCHES.items()
+        for (n, blocks), row in TABLE.backward_marches.items()
         for kind, limits in (("affine", (*row.most_affine, n * (n + 1))), ("field", row.most_fields))
         for count in sorted(set(limits) - {0})
     ]
@@ -205,23 +207,28 @@ class Found:
 
 
 def compiled(case: Case, target: str) -> Iterator[Found]:
-    chip, limit = TARGETS[target]
+    chip, card = TARGETS[target]
     driver.set_active(NamesTarget(chip))
-    marching.card = lambda device: Card(chip.arch // 10 if chip.backend == "cuda" else 8, limit)
     kernels = []
-    original = JITFunction.run
 
-    def warm_up(self, *arguments, grid, warmup, **keywords):
-        self.device_caches.clear()  # of the target before
-        kernels.append(original(self, *arguments, grid=grid, warmup=True, **keywords))
+    class Compiles(Launch):
+        """Instead of launching."""
 
-    JITFunction.run = warm_up
-    try:
-        case.run()
-    finally:
-        JITFunction.run = original
+        def compile(self, device, arguments):
+            self.kernel.device_caches.clear()  # of the target before
+            kernels.append(
+                self.kernel.run(*arguments, **self.constants, num_warps=self.warps, **OPTIONS, grid=(1,), warmup=True)
+            )
+
+        def places(self, card, device, arguments):
+            return None
+
+        def __call__(self, programs, device, *arguments):
+            self.compile(device, arguments)
+
+    case.run(Operators(lambda device: card, lambda card: TABLE, Compiles))
     for kernel in kernels:
-        yield read(case, target, limit, kernel)
+        yield read(case, target, card.shared, kernel)
 
 
 def read(case: Case, target: str, limit: int, kernel) -> Found:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import lconv_fast as lc
+from lconv_fast.composed import vector_field
 from lconv_fast.demo import digits, equivariance, speed
 from lconv_fast.demo.photo import photograph
 
@@ -44,7 +45,7 @@ def _draw_fields(top: list[Axes], bottom: list[Axes]) -> None:
     points = np.arange(6, SIZE, 13)
     for index, (over, under, (title, name, row)) in enumerate(zip(top, bottom, FIELDS, strict=True)):
         generators = lc.AffineGenerators.named(name, padding_mode="replicate")
-        v = speed.vector_field(generators, SIZE)[row]  # (2, SIZE, SIZE), rows first
+        v = vector_field(generators.matrix, generators.shift, (SIZE, SIZE))[row]  # (2, SIZE, SIZE), rows first
         with torch.no_grad():
             moved = generators(grey)[0, row, 0]
         over.imshow(0.35 + 0.65 * F.avg_pool2d(photo, 3, 1, 1)[0].permute(1, 2, 0).numpy())

@@ -12,6 +12,9 @@ from lconv_fast.demo import equivariance, pictures, speed
 from lconv_fast.demo.digits import DATA, DigitsResult
 from lconv_fast.demo.equivariance import EquivarianceResult
 from lconv_fast.demo.speed import SpeedResult
+from lconv_fast.outputs import filled
+
+FILES = ("index.html", "report.json", *(f"{name}.png" for name in pictures.PICTURES))
 
 
 @dataclass
@@ -108,7 +111,12 @@ def tables(results: Results) -> list[Table]:
 
 def write(results: Results, out: Path) -> Path:
     """Writes index.html, report.json and the pictures into `out`; returns the path of the page."""
-    out.mkdir(parents=True, exist_ok=True)
+    with filled(out, FILES) as place:
+        _write(results, place)
+    return out / "index.html"
+
+
+def _write(results: Results, out: Path) -> None:
     images = pictures.draw(results, out)
     (out / "report.json").write_text(json.dumps(asdict(results), indent=2) + "\n", encoding="utf-8")
     digits, ratios, errors = tables(results)
@@ -140,9 +148,7 @@ def write(results: Results, out: Path) -> Path:
             ["equivariance"],
         ),
     ]
-    page = out / "index.html"
-    page.write_text(_page(results, sections, images), encoding="utf-8")
-    return page
+    (out / "index.html").write_text(_page(results, sections, images), encoding="utf-8")
 
 
 _STYLE = """

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lconv_fast as lc
+from lconv_fast.composed import composed, vector_field
 from lconv_fast.demo.photo import photograph
 
 CHANNELS = 32
@@ -36,23 +37,6 @@ class SpeedResult:
     forward_backward: dict[str, float] = field(default_factory=dict)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-
-
-def vector_field(generators: lc.AffineGenerators, size: int) -> Tensor:
-    """v_i^a(x) of affine generators with the default coordinate scale on a square grid: (n_L, 2, size, size)."""
-    x = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / ((size - 1) / 2)
-    points = torch.stack(torch.meshgrid(x, x, indexing="ij"))  # (2, size, size)
-    matrix, shift = generators.matrix.double(), generators.shift.double()
-    return (torch.einsum("iab,byx->iayx", matrix, points) + shift[:, :, None, None]).float()
-
-
-def composed(f: Tensor, weight: Tensor, v: Tensor) -> Tensor:
-    """The layer in plain PyTorch operations: pad, slice, multiply, einsum."""
-    padded = F.pad(f, (1, 1, 1, 1))
-    down = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) / 2
-    right = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2
-    moved = v[:, 0, None, None] * down + v[:, 1, None, None] * right  # (n_L, N, C, H, W)
-    return torch.einsum("nchw,oc->nohw", f, weight[0]) + torch.einsum("inchw,ioc->nohw", moved, weight[1:])
 
 
 def dense(f: Tensor, weight: Tensor, matrices: Tensor) -> Tensor:
@@ -137,7 +121,7 @@ def measure(size: int, seed: int, memory_limit: int, rounds: int) -> SpeedResult
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
     generators = layer.generators
     assert isinstance(generators, lc.AffineGenerators)
-    v = vector_field(generators, size)
+    v = vector_field(generators.matrix.double(), generators.shift.double(), (size, size)).float()
     weight = layer.weight.detach().clone().requires_grad_()
     functions: dict[str, Callable[[Tensor], Tensor]] = {
         LCONV: layer,

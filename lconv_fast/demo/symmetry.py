@@ -25,10 +25,14 @@ from torch.nn import functional as F
 
 import lconv_fast as lc
 from lconv_fast.discovery import Result, alignment, centralizer, discover, pictures
-from lconv_fast.discovery.algebra import fields_of
+from lconv_fast.discovery.fields import fields_of
+from lconv_fast.discovery.result import FILES as NUMBERS
+from lconv_fast.outputs import filled
 
 SIDE, CLASSES, LAYERS, WIDTH, BATCH = 16, 10, 3, 48, 64
 PAIRS, LARGEST_ANGLE, NOISE = 24, 25.0, 0.05  # degrees; noise in units of the images' deviation
+SOURCES = ("photographs", "digits")
+FILES = ("accuracies.json", *(f"{source}/{name}" for source in SOURCES for name in (*NUMBERS, *pictures.FILES)))
 MODELS = ("found symmetry", "true rotation", "translations", "CNN 3x3")
 
 
@@ -39,6 +43,15 @@ class Accuracy:
     parameters: int
     upright: float
     rotated: float
+
+
+@dataclass
+class Done:
+    """What was found in each source, the accuracies of each model and seed, and whether Ctrl-C came before the end."""
+
+    found: list[Found]
+    accuracies: list[Accuracy]
+    interrupted: bool = False
 
 
 @dataclass
@@ -150,42 +163,62 @@ def _train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: 
     model.eval()
 
 
-def run(
-    seeds: int = 3, epochs: int = 30, report: Callable[[str, float], None] = lambda what, done: None
-) -> tuple[list[Found], list[Accuracy]]:
-    """What was found in photographs and in digits, and the accuracies of each model and seed on upright and on turned
-    test digits; training digits are upright."""
+def run(seeds: int = 3, epochs: int = 30, report: Callable[[str, float], None] = lambda what, done: None) -> Done:
+    """Finds the symmetry in photographs and in digits, and trains each model for each seed on upright digits;
+    accuracies are on upright and on turned test digits. Ctrl-C ends it with what is done, if that is anything."""
     images, labels = digits()
-    found = [find("photographs 64 x 64", photographs(), 0)]
-    accuracies = []
-    total = seeds * len(MODELS)
+    done = Done([find("photographs 64 x 64", photographs(), 0)], [])
+    done.interrupted = done.found[0].result.interrupted
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # images this small gain nothing from a second thread
     try:
         for seed in range(seeds):
-            rng = np.random.default_rng(seed)
-            train, test = train_test_split(np.arange(len(labels)), test_size=0.3, stratify=labels, random_state=seed)
-            found.append(find(f"digits 16 x 16, seed {seed}", images[train], seed))
-            turned = np.stack([_turned(images[k], rng.uniform(0, 360)) for k in test])
-            tensors = [torch.from_numpy(v).float()[:, None] for v in (images[train], images[test], turned)]
-            targets, expected = torch.from_numpy(labels[train]).long(), torch.from_numpy(labels[test]).long()
-            for k, name in enumerate(MODELS):
-                report(f"seed {seed}: {name}", (seed * len(MODELS) + k) / total)
-                torch.manual_seed(seed)
-                model = Classifier(_generators(name, found[-1]), WIDTH)
-                _train(model, tensors[0], targets, epochs, seed)
-                with torch.no_grad():
-                    right = [(model(v).argmax(1) == expected).double().mean().item() for v in tensors[1:]]
-                accuracies.append(Accuracy(name, seed, sum(p.numel() for p in model.parameters()), *right))
+            if not done.interrupted:
+                _one_seed(seed, seeds, epochs, images, labels, done, report)
+    except KeyboardInterrupt:
+        done.interrupted = True
     finally:
         torch.set_num_threads(threads)
-    return found, accuracies
+    return done
 
 
-def draw(found: list[Found], accuracies: list[Accuracy], folder: Path) -> None:
-    """accuracies.json, and for each source the numbers and pictures of what was found."""
-    for one, image in zip(found[:2], (photographs()[0], digits()[0][0]), strict=True):
-        own = folder / one.source.split()[0]
-        one.result.save(own)
-        pictures.draw(one.result, torch.from_numpy(image), own, _rotation())
-    (folder / "accuracies.json").write_text(json.dumps([asdict(a) for a in accuracies], indent=1))
+def _one_seed(
+    seed: int,
+    seeds: int,
+    epochs: int,
+    images: np.ndarray,
+    labels: np.ndarray,
+    done: Done,
+    report: Callable[[str, float], None],
+) -> None:
+    rng = np.random.default_rng(seed)
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, stratify=labels, random_state=seed)
+    done.found.append(find(f"digits 16 x 16, seed {seed}", images[train], seed))
+    if done.found[-1].result.interrupted:
+        done.interrupted = True
+        return
+    turned = np.stack([_turned(images[k], rng.uniform(0, 360)) for k in test])
+    tensors = [torch.from_numpy(v).float()[:, None] for v in (images[train], images[test], turned)]
+    targets, expected = torch.from_numpy(labels[train]).long(), torch.from_numpy(labels[test]).long()
+    for k, name in enumerate(MODELS):
+        report(f"seed {seed}: {name}", (seed * len(MODELS) + k) / (seeds * len(MODELS)))
+        torch.manual_seed(seed)
+        model = Classifier(_generators(name, done.found[-1]), WIDTH)
+        _train(model, tensors[0], targets, epochs, seed)
+        with torch.no_grad():
+            right = [(model(v).argmax(1) == expected).double().mean().item() for v in tensors[1:]]
+        done.accuracies.append(Accuracy(name, seed, sum(p.numel() for p in model.parameters()), *right))
+
+
+def draw(done: Done, folder: Path) -> None:
+    """Writes accuracies.json, with a last row that says so where it was interrupted, and for the first two sources the
+    numbers and, if it came to its end, pictures of what was found."""
+    with filled(folder, FILES) as place:
+        for one, image in zip(done.found[:2], (photographs()[0], digits()[0][0]), strict=False):
+            own = place / one.source.split()[0]
+            own.mkdir()
+            one.result.write(own)
+            if not done.interrupted:
+                pictures.write(one.result, torch.from_numpy(image), own, _rotation())
+        numbers = [asdict(a) for a in done.accuracies] + ([{"interrupted": True}] if done.interrupted else [])
+        (place / "accuracies.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")

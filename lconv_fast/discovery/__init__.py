@@ -7,12 +7,12 @@ except ModuleNotFoundError as missing:
         "lconv_fast.discovery needs scipy: pip install lconv-fast[discovery]", name="scipy"
     ) from missing
 
-from lconv_fast.discovery.algebra import Algebra, Alignment, alignment, identify
+from lconv_fast.discovery.algebra import Algebra, identify
 from lconv_fast.discovery.discover import discover
-from lconv_fast.discovery.recursive import recursive_lconv
 from lconv_fast.discovery.result import Result
+from lconv_fast.discovery.routes.lconv import recursive_lconv
 from lconv_fast.discovery.scrambled import Unscrambled, field_on, unscramble
-from lconv_fast.discovery.spans import centralizer, closed
+from lconv_fast.discovery.spans import Alignment, alignment, centralizer, closed
 
 __all__ = [
     "Algebra",

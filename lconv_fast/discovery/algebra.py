@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lconv_fast.discovery.flows import Affine, Array, Polynomial, grid_points
+from lconv_fast.discovery.fields import Affine, Array, Polynomial, affine_numbers, fields_of, grid_points
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, algebras
 
 TOLERANCE = 0.05  # of angles between subspaces and of relative residuals, in radians: what is zero in an invariant
@@ -41,38 +41,32 @@ class Algebra:
         )
 
 
-def bracket(v: Array, w: Array, ndim: int) -> Array:
-    """Of two affine fields as homogeneous matrices."""
+def bracket(v: Array, w: Array) -> Array:
+    """[v, w] of affine fields as homogeneous matrices (..., n + 1, n + 1): the field of the matrix W V - V W."""
     return w @ v - v @ w
 
 
 def orthonormal(rows: Array, tolerance: float = TOLERANCE) -> Array:
-    """Of the row space, without directions below `tolerance` of the largest."""
+    """An orthonormal basis of the row space, without directions below `tolerance` of the largest."""
     if not rows.size:
         return rows.reshape(0, rows.shape[-1])
     _, singular, directions = np.linalg.svd(rows, full_matrices=False)
     return directions[singular > tolerance * max(singular.max(initial=0.0), 1e-300)]
 
 
-def affine_numbers(generators: Generators) -> Array | None:
-    """(n_L, n, n + 1) in centred coordinates of unit half extent, if the generators are affine fields or nearly so."""
-    if isinstance(generators, AffineGenerators):
-        matrix = generators.matrix.detach().double().cpu().numpy()
-        shift = generators.shift.detach().double().cpu().numpy()
-        return np.concatenate([matrix, shift[..., None]], axis=2)
+def _numbers(generators: AffineGenerators | FieldGenerators, spatial: tuple[int, ...] | None) -> Array | None:
+    """(n_L, n, n + 1), if the generators are affine fields or nearly so: in centred coordinates of unit half extent
+    where a grid is known, else in the generators' own, of `coordinate_scale` pixels."""
     if isinstance(generators, FieldGenerators):
-        field = generators.field.detach().double().cpu().numpy()
-        _, points, _ = grid_points(field.shape[2:])
-        basis = Affine(field.shape[1]).basis(points)
-        flat = field.reshape(*field.shape[:2], -1)
-        numbers = flat @ np.linalg.pinv(basis)
-        rest = np.linalg.norm(flat - numbers @ basis)
-        return numbers if rest < TOLERANCE * np.linalg.norm(flat) else None
-    return None
+        spatial = tuple(generators.field.shape[2:])
+    if spatial is not None:
+        return affine_numbers(fields_of(generators, spatial), spatial)
+    assert isinstance(generators, AffineGenerators)
+    return generators.coefficients().detach().double().cpu().numpy()
 
 
 def _invariants(numbers: Array, constants: Array, tolerance: float = TOLERANCE) -> tuple:
-    """Of a Lie algebra of affine fields, the same for all its conjugates under affine maps: the key of its name."""
+    """What a Lie algebra of affine fields has in common with its conjugates under affine maps: the key of its name."""
     count, n = len(numbers), numbers.shape[1]
     linear = numbers[:, :, :n].reshape(count, -1)
     scale = np.linalg.norm(numbers, axis=(1, 2)).max()
@@ -96,10 +90,12 @@ def _invariants(numbers: Array, constants: Array, tolerance: float = TOLERANCE) 
 
 
 def _killing(constants: Array) -> Array:
+    """K_ij = sum c[i,k,l] c[j,l,k]."""
     return np.einsum("ikl,jlk->ij", constants, constants)
 
 
 def _signature(form: Array, tolerance: float = TOLERANCE) -> tuple[int, int, int]:
+    """Numbers of positive, negative and zero eigenvalues."""
     values = np.linalg.eigvalsh((form + form.T) / 2)
     largest = np.abs(values).max(initial=0.0)
     if largest < tolerance:
@@ -109,6 +105,7 @@ def _signature(form: Array, tolerance: float = TOLERANCE) -> tuple[int, int, int
 
 
 def null_space(rows: Array, tolerance: float = TOLERANCE) -> Array:
+    """An orthonormal basis of what the rows take to zero, within `tolerance` of the largest."""
     size = rows.shape[-1]
     if not rows.size:
         return np.eye(size)
@@ -197,10 +194,11 @@ def _unit_span(numbers: Array) -> Array:
 
 
 def _structure(numbers: Array, n: int) -> tuple[Array, float]:
-    """Structure constants by least squares over the fields on the unit box, and the closure residual."""
+    """Structure constants by least squares over the fields on the box [-1, 1]^n of the numbers' own coordinates, and
+    the closure residual."""
     family = Affine(n)
     homogeneous = family.homogeneous(numbers.reshape(len(numbers), -1))
-    brackets = np.stack([[bracket(v, w, n) for w in homogeneous] for v in homogeneous])[:, :, :n]
+    brackets = np.stack([[bracket(v, w) for w in homogeneous] for v in homogeneous])[:, :, :n]
     axis = np.linspace(-1, 1, 9)
     points = np.stack([a.ravel() for a in np.meshgrid(*[axis] * n, indexing="ij")])
     root = np.linalg.cholesky(family.gram(points)).T
@@ -217,7 +215,7 @@ def _projected(brackets: Array, span: Array) -> tuple[Array, float]:
     return constants, float(rest / max(np.linalg.norm(brackets), size, 1e-300))
 
 
-def identify(generators: Generators) -> Algebra:
+def identify(generators: Generators, spatial_shape: tuple[int, ...] | None = None) -> Algebra:
     """The algebra that generators span (eq. 5 of Dehmamy et al. 2021), tested on their vector fields.
 
     Affine fields, and fields that are affine within 5 percent, are bracketed exactly; others as polynomials of degree 5
@@ -227,30 +225,31 @@ def identify(generators: Generators) -> Algebra:
 
     Args:
         generators: AffineGenerators or FieldGenerators.
+        spatial_shape: the grid of AffineGenerators: what is small is then judged on it, and not in the units of
+            their coordinates, which may be pixels.
 
     Raises:
         TypeError: generators without vector fields, whose brackets are no generators of the kind.
+        ValueError: a grid with another number of axes.
     """
     if not isinstance(generators, AffineGenerators | FieldGenerators):
         raise TypeError(f"identify: expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
-    numbers = affine_numbers(generators)
+    if spatial_shape is not None and len(spatial_shape) != generators.ndim:
+        raise ValueError(f"spatial_shape: expected {generators.ndim} axes as the generators, got {spatial_shape!r}")
+    numbers = _numbers(generators, spatial_shape)
     if numbers is not None:
         constants, closure = _structure(numbers, numbers.shape[1])
         unit = _unit_span(numbers)
         canonical, _ = _structure(unit, numbers.shape[1])
         # Dependent generators have no structure constants of their own.
-        spans = np.linalg.matrix_rank(numbers.reshape(len(numbers), -1), tol=1e-9 * np.linalg.norm(numbers)) == len(
-            numbers
-        )
-        name = _name(unit, canonical) if closure < 0.1 and spans else "unknown"
+        flat = numbers.reshape(len(numbers), -1)
+        independent = np.linalg.matrix_rank(flat, tol=1e-9 * np.linalg.norm(flat)) == len(flat)
+        name = _name(unit, canonical) if closure < 0.1 and independent else "unknown"
     else:
         assert isinstance(generators, FieldGenerators)
         constants, closure = _field_structure(generators.field.detach().double().cpu().numpy())
-        canonical, name = constants, "unknown"
-        if len(constants) == 1:
-            name = "one field (abelian)"
-    killing = _killing(constants)
-    radical = _radical(constants)
+        canonical, name = constants, "one field (abelian)" if len(constants) == 1 else "unknown"
+    killing, radical = _killing(constants), _radical(constants)
     return Algebra(
         structure_constants=constants,
         closure=closure,
@@ -284,65 +283,3 @@ def _field_structure(field: Array) -> tuple[Array, float]:
     along = np.einsum("ibx,jabx->ijax", values, jacobian)
     brackets = along - along.transpose(1, 0, 2, 3)
     return _projected(brackets.reshape(count, count, -1), values.reshape(count, -1))
-
-
-def fields_of(generators: Generators, spatial: tuple[int, ...]) -> Array:
-    """v_i at all points, (n_L, n * N), in pixels per unit time; of a grid kind that has fields."""
-    if isinstance(generators, FieldGenerators):
-        return generators.field.detach().double().cpu().numpy().reshape(generators.num_generators, -1)
-    if not isinstance(generators, AffineGenerators):
-        raise TypeError(f"expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
-    index, _, half = grid_points(spatial)
-    scale = half if generators.coordinate_scale is None else generators.coordinate_scale
-    x = (index - (np.array(spatial)[:, None] - 1) / 2) / scale
-    numbers = affine_numbers(generators)
-    assert numbers is not None
-    return (numbers @ Affine(len(spatial)).basis(x)).reshape(len(numbers), -1)
-
-
-@dataclass
-class Alignment:
-    angles: Array  # degrees, principal angles between the spans of the fields, smallest first
-    correlations: Array  # of L rebuilt from the fields: the cosines of the principal angles between their spans
-
-
-def alignment(learned: Generators, true: Generators, spatial_shape: tuple[int, ...] | None = None) -> Alignment:
-    """Principal angles between what two sets of generators span, as fields and as operators.
-
-    The correlation is <L, L*> / (|L| |L*|) of the dense matrices, generalised to spans: of both sets rebuilt from their
-    fields with the same central differences, without storing them.
-
-    Args:
-        learned, true: AffineGenerators or FieldGenerators on the same number of axes.
-        spatial_shape: the grid; by default that of a FieldGenerators among them, or 20 points a side.
-    """
-    ndim = int(learned.ndim)  # type: ignore[arg-type]
-    shapes = [tuple(g.field.shape[2:]) for g in (learned, true) if isinstance(g, FieldGenerators)]
-    spatial = spatial_shape or (shapes[0] if shapes else (20,) * ndim)
-    a, b = fields_of(learned, spatial), fields_of(true, spatial)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"alignment: expected fields on one grid, got {a.shape[1]} and {b.shape[1]} numbers each")
-    q, r = np.linalg.qr(a.T)[0], np.linalg.qr(b.T)[0]
-    cosines, sines = np.linalg.svd(q.T @ r, compute_uv=False), np.linalg.svd(r - q @ (q.T @ r), compute_uv=False)
-    count = min(len(a), len(b))
-    cosines = np.clip(cosines[:count], 0, 1)
-    # arccos loses small angles, arcsin large ones.
-    small = np.sort(np.arcsin(np.clip(np.sort(sines)[:count], 0, 1)))
-    angles = np.where(cosines > 0.7, small, np.sort(np.arccos(cosines)))
-    return Alignment(np.degrees(angles), _operator_correlation(a, b, spatial))
-
-
-def _operator_correlation(a: Array, b: Array, spatial: tuple[int, ...]) -> Array:
-    """<v_a d_a, w_b d_b> over points and taps of the central differences: the dense matrices' inner product."""
-    # Each point's row of L holds v^a(x) / 2 at x + e_a and its negative at x - e_a: rows with both taps on the grid
-    # count twice, at the border once.
-    n = len(spatial)
-    weights = []
-    for axis, size in enumerate(spatial):
-        taps = np.full(size, 2.0)
-        taps[0] -= 1
-        taps[-1] -= 1
-        weights.append(np.broadcast_to(taps.reshape([-1 if k == axis else 1 for k in range(n)]), spatial).ravel())
-    weight = np.sqrt(np.concatenate(weights))
-    q, r = np.linalg.qr((a * weight).T)[0], np.linalg.qr((b * weight).T)[0]
-    return np.clip(np.linalg.svd(q.T @ r, compute_uv=False), 0, 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from lconv_fast.discovery.flows import Array
+from lconv_fast.discovery.fields import Array
 
 
 @dataclass
@@ -25,33 +25,34 @@ class RankTest:
     singular_values: Array  # of the estimates in the metric, over sqrt(P): what the spectrum's picture shows
 
 
+def _coefficients(m: Array, weights: Array, basis: Array) -> Array:
+    """t (P, k) with the smallest (m_p - B^T t_p)^T W_p (m_p - B^T t_p) for each p, of least norm where it is free."""
+    left = basis @ weights  # (P, k, q)
+    inverse = np.linalg.pinv(left @ basis.T, rcond=len(basis) * np.finfo(float).eps, hermitian=True)
+    return (inverse @ (left @ m[..., None]))[..., 0]
+
+
+def _misfit(rest: Array, weights: Array) -> float:
+    """sum_p r_p^T W_p r_p."""
+    return float((rest * (weights @ rest[..., None])[..., 0]).sum())
+
+
 def _fit_rank(m: Array, weights: Array, start: Array, iterations: int = 200) -> tuple[Array, Array, float]:
     """Alternating least squares for min sum_p (m_p - B^T t_p)^T W_p (m_p - B^T t_p)."""
     size = m.shape[1]
     rank, basis, cost = len(start), start, np.inf
+    weighted, flat = (weights @ m[..., None])[..., 0], weights.reshape(len(m), size * size)
+    t = _coefficients(m, weights, basis)
     for _ in range(iterations):
-        t = np.stack(
-            [
-                np.linalg.lstsq(basis @ w @ basis.T, basis @ w @ v, rcond=None)[0]
-                for v, w in zip(m, weights, strict=True)
-            ]
-        )
-        left = np.einsum("pi,pj,pab->iajb", t, t, weights).reshape(rank * size, rank * size)
-        right = np.einsum("pi,pab,pb->ia", t, weights, m).ravel()
-        basis = np.linalg.lstsq(left, right, rcond=1e-13)[0].reshape(rank, size)
+        outer = (t[:, :, None] * t[:, None]).reshape(len(t), rank * rank)
+        left = (outer.T @ flat).reshape(rank, rank, size, size).transpose(0, 2, 1, 3).reshape(rank * size, rank * size)
+        basis = np.linalg.lstsq(left, (t.T @ weighted).ravel(), rcond=1e-13)[0].reshape(rank, size)
         basis = np.linalg.qr(basis.T)[0].T
-        t = np.stack(
-            [
-                np.linalg.lstsq(basis @ w @ basis.T, basis @ w @ v, rcond=None)[0]
-                for v, w in zip(m, weights, strict=True)
-            ]
-        )
-        rest = m - t @ basis
-        now = float(np.einsum("pa,pab,pb->", rest, weights, rest))
-        if cost - now < 1e-9 * max(now, 1.0):
-            cost = now
+        t = _coefficients(m, weights, basis)
+        now = _misfit(m - t @ basis, weights)
+        done, cost = cost - now < 1e-9 * max(now, 1.0), now
+        if done:
             break
-        cost = now
     return basis, t, cost
 
 
@@ -71,7 +72,7 @@ def rank_test(m: Array, covariances: Array, metric: Array, alpha: float, rank: i
     for k in range(most + 1) if rank is None else [rank]:
         if k == 0:
             basis, t = np.zeros((0, size)), np.zeros((count, 0))
-            cost = float(np.einsum("pa,pab,pb->", v, weights, v))
+            cost = _misfit(v, weights)
         elif k == size:
             basis, t, cost = np.eye(size), v, 0.0
         else:

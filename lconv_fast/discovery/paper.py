@@ -8,6 +8,7 @@ correlations of 0.35 to 0.65 by the seed from small entries, and at 0.18 from Gl
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lconv_fast.discovery.discover import discover
-from lconv_fast.discovery.flows import Array
+from lconv_fast.discovery.fields import Array, fields_of
 from lconv_fast.discovery.result import Result
+from lconv_fast.outputs import filled
 
 EXPERIMENTS = ("shift", "fixed", "recursive", "regression")
 ANGLE = math.pi / 10
 SHIFT = 40, 2  # points, and by how many of them
 STRUCTURED_PAIRS = 10
+FILES = ("paper.png", "paper.json")
 START = 0.5  # standard deviation of the recursive net's first L, over the number of points
 # Recursion depth, largest angle and epochs of the recursive experiment.
 RECURSIVE = {7: (5, math.pi / 8, 10), 20: (8, math.pi / 4, 10)}
@@ -41,6 +44,7 @@ class Row:
     seconds: float
     angle_error: float | None = None  # degrees, root mean square
     matrix: Array | None = None  # the learned L, (d, d)
+    interrupted: bool = False  # by Ctrl-C, in its training
 
 
 def band_limited_derivative(size: int) -> Array:
@@ -58,9 +62,7 @@ def true_rotation(size: int) -> Array:
 
 
 def rebuilt(result: Result, size: int) -> Array:
-    """L of a found field, with the same derivatives as the true generator."""
-    from lconv_fast.discovery.algebra import fields_of
-
+    """L (d, d) of a found field, with the same derivatives as the true generator."""
     assert result.generators is not None
     rows, columns = fields_of(result.generators, (size, size))[0].reshape(2, -1)[:, :, None]
     derivative, one = band_limited_derivative(size), np.eye(size)
@@ -120,26 +122,35 @@ def run(
     y = rotated(x, angles)
     method = {"fixed": _fixed, "recursive": _recursive, "regression": _regression}[experiment]
     first = method(x, y, angles, true_rotation(size), epochs, report)
-    started = time.perf_counter()
+    return [first] if first.interrupted else [first, _structured(experiment, x, y, angles)]
+
+
+def _structured(experiment: str, x: Tensor, y: Tensor, angles: Tensor) -> Row:
+    """An affine field by registration of 10 pairs."""
+    started, size = time.perf_counter(), x.shape[-1]
     few = slice(0, STRUCTURED_PAIRS)
     found = discover(x[few], y[few], parameters=angles[few], progress=False)
     learned = rebuilt(found, size) if found.dimension else np.zeros((size**2, size**2))
-    structured = Row(
+    seconds = time.perf_counter() - started
+    angle_error = None
+    if experiment == "recursive":
+        largest = RECURSIVE[size][1]
+        unseen = (2 * torch.rand(200) - 1) * largest
+        images = torch.rand(200, 1, size, size) - 0.5
+        estimated = discover(images, rotated(images, unseen), num_generators=1, progress=False).parameters[:, 0]
+        true = unseen.numpy()[: len(estimated)]
+        # Unlabelled, the generator's sign is free: one for all pairs.
+        angle_error = float(np.degrees(min(np.sqrt(np.nanmean((s * estimated - true) ** 2)) for s in (1, -1))))
+    return Row(
         "affine field, by registration",
         correlation(learned, true_rotation(size)) if found.dimension else 0.0,
         STRUCTURED_PAIRS,
         6,
-        time.perf_counter() - started,
-        matrix=learned,
+        seconds,
+        angle_error,
+        learned,
+        found.interrupted,
     )
-    if experiment == "recursive":
-        test, unseen = slice(0, 200), (2 * torch.rand(200) - 1) * largest
-        images = torch.rand(200, 1, size, size) - 0.5
-        estimated = discover(images[test], rotated(images, unseen), num_generators=1, progress=False).parameters[:, 0]
-        # Unlabelled, the generator's sign is free: one for all pairs.
-        errors = [np.sqrt(np.nanmean((sign * estimated - unseen.numpy()) ** 2)) for sign in (1, -1)]
-        structured.angle_error = float(np.degrees(min(errors)))
-    return [first, structured]
 
 
 def _true_shift() -> Array:
@@ -166,14 +177,16 @@ def _fixed(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None
     generator, weight = nn.Parameter(torch.randn(points, points) / points), nn.Parameter(torch.ones(()))
     optimizer = torch.optim.Adam([generator, weight], lr=1e-2)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.7)
-    for epoch in range(rounds):
-        report(f"dense L, epoch {epoch + 1} of {rounds}", epoch / rounds)
+
+    def epoch() -> None:
         for batch in torch.randperm(len(x)).split(32):
             loss = F.mse_loss(inputs[batch] + inputs[batch] @ generator.t() * weight, outputs[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         schedule.step()
+
+    interrupted = _epochs("dense L", epoch, rounds, report)
     found = (generator * weight).detach().double().numpy()
     return Row(
         "dense L, one step",
@@ -182,7 +195,19 @@ def _fixed(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None
         points**2 + 1,
         time.perf_counter() - started,
         matrix=found,
+        interrupted=interrupted,
     )
+
+
+def _epochs(what: str, epoch: Callable[[], None], rounds: int, report: Callable) -> bool:
+    """Whether Ctrl-C ended them; what was learned until then is kept."""
+    try:
+        for k in range(rounds):
+            report(f"{what}, epoch {k + 1} of {rounds}", k / rounds)
+            epoch()
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _regression(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None, report: Callable) -> Row:
@@ -203,13 +228,15 @@ def _recursive(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | 
     started, rounds = time.perf_counter(), epochs or usual
     net = AngleNet(size**2, depth)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    for epoch in range(rounds):
-        report(f"dense recursive L, epoch {epoch + 1} of {rounds}", epoch / rounds)
+
+    def epoch() -> None:
         for batch in torch.randperm(len(x)).split(16):
             loss = F.mse_loss(net(x[batch], y[batch]), angles[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+
+    interrupted = _epochs("dense recursive L", epoch, rounds, report)
     unseen = (2 * torch.rand(10_000) - 1) * largest
     images = torch.rand(10_000, 1, size, size) - 0.5
     with torch.no_grad():
@@ -218,27 +245,26 @@ def _recursive(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | 
     found = correlation(matrix, true)
     count = sum(p.numel() for p in net.parameters())
     seconds = time.perf_counter() - started
-    return Row("dense recursive L", found, len(x), count, seconds, math.degrees(error.item()), matrix)
+    return Row("dense recursive L", found, len(x), count, seconds, math.degrees(error.item()), matrix, interrupted)
 
 
 def draw(rows: list[Row], folder: Path) -> Path:
-    """The learned L beside each other and beside the true one, as in the paper's figure 4. Needs matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    """The learned L beside each other and beside the true one, as in the paper's figure 4, as paper.png, and the
+    numbers as paper.json. Needs matplotlib."""
+    from matplotlib.figure import Figure
 
     shown = [(f"{row.method}\n{row.correlation:.3f}", row.matrix) for row in rows if row.matrix is not None]
     points = len(shown[0][1])
     size = math.isqrt(points)
     shown.append(("true L", true_rotation(size)) if size**2 == points else ("true shift", _true_shift()))
-    _, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 4.2))
-    for axis, (name, matrix) in zip(axes, shown, strict=True):
+    figure = Figure(figsize=(4 * len(shown), 4.2))
+    for axis, (name, matrix) in zip(figure.subplots(1, len(shown)), shown, strict=True):
         bound = np.abs(matrix).max() or 1.0
         axis.imshow(matrix, cmap="RdBu", vmin=-bound, vmax=bound)
         axis.set_title(name)
         axis.set_axis_off()
-    folder.mkdir(parents=True, exist_ok=True)
-    pyplot.savefig(folder / "paper.png", dpi=110, bbox_inches="tight")
-    pyplot.close()
+    numbers = [{name: value for name, value in vars(row).items() if name != "matrix"} for row in rows]
+    with filled(folder, FILES) as place:
+        figure.savefig(place / "paper.png", dpi=110, bbox_inches="tight")
+        (place / "paper.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     return folder / "paper.png"

@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from lconv_fast.checks import check_float
-from lconv_fast.discovery.flows import Array, Polynomial
+from lconv_fast.discovery.fields import Array, Polynomial
 from lconv_fast.generators import FieldGenerators, GraphGenerators
 
 WORST = 0.16  # mean square distance in pixels between a pixel's place and the grid's: above it, some are mixed up

@@ -1,14 +1,71 @@
-"""Affine fields made from others: those that commute with them, and closed algebras near their span."""
+"""Spans of vector fields: angles between two, the affine fields that commute with one, and closed algebras near one."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-import torch
 from scipy.optimize import least_squares
 
-from lconv_fast.discovery.algebra import TOLERANCE, bracket, fields_of, null_space, orthonormal
-from lconv_fast.discovery.flows import Affine, Array, grid_points
-from lconv_fast.generators import AffineGenerators, Generators
+from lconv_fast.discovery.algebra import bracket, null_space, orthonormal
+from lconv_fast.discovery.fields import Affine, Array, affine_numbers, fields_of, generators_of
+from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators
+
+
+@dataclass
+class Alignment:
+    angles: Array  # degrees, principal angles between the spans of the fields, smallest first
+    correlations: Array  # of L rebuilt from the fields: the cosines of the principal angles between their spans
+
+
+def alignment(learned: Generators, true: Generators, spatial_shape: tuple[int, ...] | None = None) -> Alignment:
+    """Principal angles between what two sets of generators span, as fields and as operators.
+
+    The correlation is <L, L*> / (|L| |L*|) of the dense matrices, generalised to spans: of both sets rebuilt from their
+    fields with the same central differences, without storing them.
+
+    Args:
+        learned, true: AffineGenerators or FieldGenerators on the same number of axes.
+        spatial_shape: the grid; by default that of a FieldGenerators among them, or 20 points a side.
+
+    Raises:
+        TypeError: generators that are no vector fields.
+        ValueError: fields on different grids.
+    """
+    for name, generators in (("learned", learned), ("true", true)):
+        if not isinstance(generators, AffineGenerators | FieldGenerators):
+            raise TypeError(f"{name}: expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
+    assert isinstance(learned, AffineGenerators | FieldGenerators)
+    shapes = [tuple(g.field.shape[2:]) for g in (learned, true) if isinstance(g, FieldGenerators)]
+    spatial = spatial_shape or (shapes[0] if shapes else (20,) * learned.ndim)
+    a, b = fields_of(learned, spatial), fields_of(true, spatial)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"alignment: expected fields on one grid, got {a.shape[1]} and {b.shape[1]} numbers each")
+    q, r = np.linalg.qr(a.T)[0], np.linalg.qr(b.T)[0]
+    cosines, sines = np.linalg.svd(q.T @ r, compute_uv=False), np.linalg.svd(r - q @ (q.T @ r), compute_uv=False)
+    count = min(len(a), len(b))
+    cosines = np.clip(cosines[:count], 0, 1)
+    # arccos loses small angles, arcsin large ones.
+    small = np.sort(np.arcsin(np.clip(np.sort(sines)[:count], 0, 1)))
+    angles = np.where(cosines > 0.7, small, np.sort(np.arccos(cosines)))
+    return Alignment(np.degrees(angles), _operator_correlation(a, b, spatial))
+
+
+def _operator_correlation(a: Array, b: Array, spatial: tuple[int, ...]) -> Array:
+    """Cosines between the spans in <v_a d_a, w_b d_b> over points and taps of the central differences: the dense
+    matrices' inner product."""
+    # Each point's row of L holds v^a(x) / 2 at x + e_a and its negative at x - e_a: rows with both taps on the grid
+    # count twice, at the border once.
+    n = len(spatial)
+    weights = []
+    for axis, size in enumerate(spatial):
+        taps = np.full(size, 2.0)
+        taps[0] -= 1
+        taps[-1] -= 1
+        weights.append(np.broadcast_to(taps.reshape([-1 if k == axis else 1 for k in range(n)]), spatial).ravel())
+    weight = np.sqrt(np.concatenate(weights))
+    q, r = np.linalg.qr((a * weight).T)[0], np.linalg.qr((b * weight).T)[0]
+    return np.clip(np.linalg.svd(q.T @ r, compute_uv=False), 0, 1)
 
 
 def centralizer(generators: Generators, spatial_shape: tuple[int, ...], tolerance: float = 1e-2) -> AffineGenerators:
@@ -24,14 +81,13 @@ def centralizer(generators: Generators, spatial_shape: tuple[int, ...], toleranc
     Raises:
         ValueError: fields that are not affine, and generators that no affine field commutes with.
     """
-    family, numbers, half = _affine_on(generators, spatial_shape)
-    ndim = family.ndim
+    family, numbers = _affine_on(generators, spatial_shape)
     units = family.homogeneous(np.eye(family.size))
-    rows = [np.stack([bracket(v, w, ndim).ravel() for w in units], 1) for v in family.homogeneous(numbers)]
+    rows = [np.stack([bracket(v, w).ravel() for w in units], 1) for v in family.homogeneous(numbers)]
     commuting = null_space(np.concatenate(rows), tolerance)
     if not len(commuting):
         raise ValueError("generators: no affine field commutes with all of them")
-    return _in_pixels(family, commuting, half)
+    return _in_pixels(family, commuting, spatial_shape)
 
 
 def closed(generators: Generators, spatial_shape: tuple[int, ...], dimension: int | None = None) -> AffineGenerators:
@@ -49,38 +105,36 @@ def closed(generators: Generators, spatial_shape: tuple[int, ...], dimension: in
     Raises:
         ValueError: fields that are not affine, a dimension that is too large, and spans near which no algebra is found.
     """
-    family, flat, half = _affine_on(generators, spatial_shape)
-    span = np.linalg.svd(flat, full_matrices=False)[2]
+    family, numbers = _affine_on(generators, spatial_shape)
+    span = np.linalg.svd(numbers, full_matrices=False)[2]
     if dimension is None:
         span = _generated(family, span)
     elif not 1 <= dimension <= len(span):
         raise ValueError(f"dimension: expected 1 to {len(span)}, that of the span, got {dimension!r}")
     else:
         span = _nearest_closed(family, span[:dimension])
-    return _in_pixels(family, span, half)
+    return _in_pixels(family, span, spatial_shape)
 
 
-def _affine_on(generators: Generators, spatial: tuple[int, ...]) -> tuple[Affine, Array, float]:
-    """The family, numbers (n_L, size) in centred coordinates of unit half extent, and pixels per unit of them."""
-    _, points, half = grid_points(spatial)
-    family = Affine(len(spatial))
-    fields = fields_of(generators, spatial).reshape(-1, family.ndim, points.shape[1]) / half
-    numbers = fields @ np.linalg.pinv(family.basis(points))
-    if np.linalg.norm(fields - numbers @ family.basis(points)) > TOLERANCE * np.linalg.norm(fields):
+def _affine_on(generators: Generators, spatial: tuple[int, ...]) -> tuple[Affine, Array]:
+    """The family, and the generators' numbers (n_L, size) in it."""
+    numbers = affine_numbers(fields_of(generators, spatial), spatial)
+    if numbers is None:
         raise ValueError("generators: expected fields that are affine, within 5 percent")
-    return family, numbers.reshape(len(numbers), -1), half
+    return Affine(len(spatial)), numbers.reshape(len(numbers), -1)
 
 
-def _in_pixels(family: Affine, numbers: Array, half: float) -> AffineGenerators:
-    rows = torch.from_numpy(numbers.reshape(len(numbers), family.ndim, family.ndim + 1).copy()).float()
-    return AffineGenerators(rows[..., :-1], rows[..., -1] * half, coordinate_scale=1.0)
+def _in_pixels(family: Affine, numbers: Array, spatial: tuple[int, ...]) -> AffineGenerators:
+    found = generators_of(family, numbers, spatial)
+    assert isinstance(found, AffineGenerators)
+    return found
 
 
 def _brackets(family: Affine, span: Array) -> Array:
     """[w_i, w_j] for i < j, as numbers of the family."""
     matrices = family.homogeneous(span)
     pairs = [(i, j) for i in range(len(span)) for j in range(i + 1, len(span))]
-    brackets = [bracket(matrices[i], matrices[j], family.ndim)[: family.ndim].ravel() for i, j in pairs]
+    brackets = [bracket(matrices[i], matrices[j])[: family.ndim].ravel() for i, j in pairs]
     return np.stack(brackets) if brackets else np.zeros((0, family.size))
 
 

@@ -53,6 +53,11 @@ class StencilGenerators(GridGenerators):
         self.taps = tuple(tuple(int(o) for o in row) for row in offsets.tolist())
         self._keep("weights", coefficients, learnable)
 
+    @property
+    def values(self) -> Tensor:
+        """`weights` by its former name, under which PyTorch's parametrizations could not find it."""
+        return self.weights
+
     def coefficients(self) -> Tensor:
         return self.weights
 

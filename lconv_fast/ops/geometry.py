@@ -121,14 +121,12 @@ class Geometry(NamedTuple):
     @property
     def center(self) -> list[float]:
         """Of the full grid, in indices of this one: x_a = (index_a - center_a) / scale."""
-        return [(size - 1) / 2 - first for size, first in zip(self.full, self.origin, strict=True)]
+        return [middle - first for middle, first in zip(center_of(self.full), self.origin, strict=True)]
 
     @property
     def scale(self) -> float:
-        """Pixels per unit of x. By default half the largest extent, so that |x| <= 1 on every grid; 1 on one point."""
-        if self.coordinate_scale is not None:
-            return self.coordinate_scale
-        return (max(self.full) - 1) / 2 or 1.0
+        """Pixels per unit of x."""
+        return half_extent(self.full) if self.coordinate_scale is None else self.coordinate_scale
 
     def coefficient_shape(self, generators: int) -> list[int]:
         """Of v, and of dQ/dv."""
@@ -192,6 +190,16 @@ def require(condition: bool, message: str) -> None:
     """The operators' own check, as in C++."""
     if not condition:
         raise RuntimeError(f"lconv_fast: {message}")
+
+
+def center_of(full: Sequence[int]) -> list[float]:
+    """The centre of a grid, in indices."""
+    return [(size - 1) / 2 for size in full]
+
+
+def half_extent(full: Sequence[int]) -> float:
+    """Half the largest extent, the default coordinate scale: |x| <= 1 on every grid; 1 on a single point."""
+    return (max(full) - 1) / 2 or 1.0
 
 
 def output_size(spatial: Sequence[int], stride: Sequence[int]) -> list[int]:

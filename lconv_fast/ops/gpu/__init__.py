@@ -6,36 +6,36 @@ import torch
 from torch import Tensor
 
 
-def _kernels():
+def operators():
     try:
-        from lconv_fast.ops.gpu import launch
+        from lconv_fast.ops.gpu.dispatch import OPERATORS
     except ModuleNotFoundError as missing:
         if (missing.name or "").split(".")[0] != "triton":
             raise
         raise RuntimeError(
             "lconv_fast: tensors on a GPU need the package triton, which is not installed (pip install triton)"
         ) from missing
-    return launch
+    return OPERATORS
 
 
 @torch.library.impl("lconv_fast::apply", "CUDA")
 def _apply(*arguments) -> Tensor:
-    return _kernels().apply(*arguments)
+    return operators().apply(*arguments)
 
 
 @torch.library.impl("lconv_fast::gram", "CUDA")
 def _gram(*arguments) -> Tensor:
-    return _kernels().gram(*arguments)
+    return operators().gram(*arguments)
 
 
 @torch.library.impl("lconv_fast::correlate", "CUDA")
 def _correlate(*arguments) -> Tensor:
-    return _kernels().correlate(*arguments)
+    return operators().correlate(*arguments)
 
 
 @torch.library.impl("lconv_fast::backward", "CUDA")
 def _backward(*arguments) -> tuple[Tensor, Tensor]:
-    return _kernels().backward(*arguments)
+    return operators().backward(*arguments)
 
 
 @torch.library.impl("lconv_fast::sum_points", "CUDA")

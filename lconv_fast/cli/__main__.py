@@ -1,0 +1,5 @@
+"""python -m lconv_fast.cli."""
+
+from lconv_fast.cli import main
+
+main()

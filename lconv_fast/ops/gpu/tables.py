@@ -1,0 +1,154 @@
+"""Which tile a kernel works in, and what fits its registers: closed tables, and what `lconv-fast tune` finds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Tile(NamedTuple):
+    points: int
+    outs: int  # most channels that a program makes, and sums over at a time; no more than there are
+    ins: int
+    warps: int
+    places: int = 2  # programs of a multiprocessor, where nothing is compiled
+
+
+HALF, SINGLE, DOUBLE = "half", "float32", "float64"
+
+# No stack spills with these on sm_80 and sm_90 in what tests/test_gpu_compile.py compiles.
+TILES: dict[tuple[str, str], Tile] = {
+    ("apply", HALF): Tile(64, 64, 32, 8),
+    ("apply", SINGLE): Tile(64, 64, 32, 8),
+    ("apply", DOUBLE): Tile(32, 32, 16, 4),
+    ("gram", HALF): Tile(32, 64, 64, 8),
+    ("gram", SINGLE): Tile(16, 32, 32, 4),
+    ("gram", DOUBLE): Tile(32, 32, 16, 4),
+    ("correlate", HALF): Tile(64, 64, 32, 8),
+    ("correlate", SINGLE): Tile(32, 32, 16, 4),
+    ("correlate", DOUBLE): Tile(32, 32, 16, 4),
+}
+
+
+Limits = tuple[int, int, int]  # on cards before Hopper, on Hopper, after it
+
+
+class March(NamedTuple):
+    points: int  # columns of a program
+    outs: int
+    warps: int
+    least_lines: int  # of a strip
+    # More generators than these would spill registers, as Triton 3.6 or 3.9 compiles them.
+    most_affine: Limits
+    most_fields: Limits
+    basis: Limits  # whether all fields x_b D_a and D_a fit, at a factor a number each
+    held: bool = True  # whether two lines stay in registers, or come from the first-level cache again
+
+    @property
+    def places(self) -> int:
+        """Programs of a multiprocessor, where nothing is compiled: so many have all their registers."""
+        return 8 // self.warps
+
+
+# By (axes, blocks of 32 channels, transposed), 3 for all from 3 on: the first entry that fits is taken.
+MARCHES: dict[tuple[int, int, bool], tuple[March, ...]] = {
+    (2, 1, False): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
+    (2, 1, True): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
+    (2, 2, False): (March(64, 64, 4, 16, (4, 3, 3), (5, 6, 6), (0, 1, 1)),),
+    (2, 2, True): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
+    (2, 3, False): (
+        March(128, 128, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 3, 0), (0, 6, 6), (0, 1, 1), False),
+    ),
+    (2, 3, True): (
+        March(128, 128, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 3, 2), (0, 3, 3), (0, 1, 1), False),
+    ),
+    (3, 1, False): (March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),),
+    (3, 1, True): (March(64, 64, 4, 16, (4, 4, 4), (6, 3, 6), (1, 1, 1)),),
+    (3, 2, False): (March(128, 64, 8, 16, (3, 4, 4), (4, 4, 3), (0, 1, 1)),),
+    (3, 2, True): (March(128, 64, 8, 16, (4, 3, 3), (5, 3, 3), (0, 1, 1)),),
+    (3, 3, False): (
+        March(128, 128, 8, 16, (0, 2, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+    ),
+    (3, 3, True): (
+        March(128, 128, 8, 16, (0, 0, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+    ),
+}
+
+
+# By (axes, blocks of 32 channels of the cotangent), for up to `outs` channels of the features.
+BACKWARD_MARCHES: dict[tuple[int, int], March] = {
+    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 5, 6), (0, 1, 1)),
+    (2, 2): March(128, 64, 8, 32, (0, 3, 3), (0, 3, 3), (0, 0, 1)),
+    (3, 1): March(64, 64, 4, 32, (4, 3, 4), (4, 3, 4), (0, 0, 1)),
+    (3, 2): March(128, 64, 8, 32, (0, 1, 3), (0, 1, 3), (0, 0, 1)),
+}
+
+
+class GramMarch(NamedTuple):
+    points: int
+    outs: int
+    warps: int
+    least_lines: int
+    # Generators, and f itself, of one launch; 0: the entry for fewer channels serves.
+    most_affine: Limits
+    most_fields: Limits
+    most_basis: Limits
+
+    @property
+    def places(self) -> int:
+        """Programs of a multiprocessor, where nothing is compiled: so many have all their registers."""
+        return 8 // self.warps
+
+
+# By (axes, more than 64 channels of the cotangent).
+GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
+    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 7, 7), (4, 7, 7)),
+    (2, True): GramMarch(128, 128, 8, 32, (0, 4, 4), (0, 6, 7), (0, 7, 7)),
+    (3, False): GramMarch(64, 64, 4, 32, (3, 4, 5), (3, 4, 7), (4, 7, 7)),
+    (3, True): GramMarch(128, 128, 8, 32, (0, 4, 5), (0, 4, 7), (0, 7, 7)),
+}
+
+
+class Table(NamedTuple):
+    """All that plans choose by, for one card."""
+
+    tiles: Mapping[tuple[str, str], Tile] = TILES
+    marches: Mapping[tuple[int, int, bool], tuple[March, ...]] = MARCHES
+    backward_marches: Mapping[tuple[int, int], March] = BACKWARD_MARCHES
+    gram_marches: Mapping[tuple[int, bool], GramMarch] = GRAM_MARCHES
+    most_channels: Mapping[int, int] = {2: 256, 3: 128}  # by axes, to sum over: the loop over their blocks is unrolled
+    least_filled: float = 0.5  # of a marching program's columns
+    most_sum_bytes: int = 1 << 26  # of partial sums, or a sixteenth of the data
+    least_long_index: int = 2**31 - 2**12  # offsets from here on take 64 bits; room is left for the last tile
+
+    def tile(self, kernel: str, dtype: torch.dtype) -> Tile:
+        return self.tiles[kernel, type_of(dtype)]
+
+
+def type_of(dtype: torch.dtype) -> str:
+    return {torch.float32: SINGLE, torch.float64: DOUBLE}.get(dtype, HALF)
+
+
+def tuned_file() -> Path:
+    """LCONV_FAST_TUNED, or a file in the user's cache folder; deleting it restores the table."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LCONV_FAST_TUNED") or Path(folder) / "lconv_fast" / "tuned.json")
+
+
+def tuned(card: str) -> Table:
+    """The table, with the tiles that the user's file has for the card of this name; a broken file is no file."""
+    try:
+        entries = json.loads(tuned_file().read_text())[card].items()
+        found = {tuple(key.split()): Tile(*numbers) for key, numbers in entries}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return Table()
+    return Table(tiles=TILES | {key: tile for key, tile in found.items() if key in TILES})  # type: ignore[arg-type,misc]
