@@ -243,7 +243,7 @@ def problems() -> list[Problem]:
     ]
     result += [Problem(kind, 2, mode) for kind in ("product", "differential sampled") for mode in MODES]
     result += [Problem("product", 1, "zeros"), Problem("product", 3, "circular"), Problem("product", 2, "reflect", 4)]
-    result += [Problem("differential", 2, "zeros", 4, count=3), Problem("differential", 2, "reflect", 8, count=3)]
+    result += [Problem("differential", 2, "zeros", 4, count=3), Problem("differential", 1, "reflect", 8, count=3)]
     return result
 
 
