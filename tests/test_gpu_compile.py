@@ -43,7 +43,6 @@ MARCH = {
     "gram affine se C=64>64 1024x1024 bfloat16": (23.8, 16),
     "correlate affine se C=64>64 1024x1024 bfloat16": (23.6, 16),
     "backward affine se C=32>32 1024x1024 bfloat16": (32.5, 16),
-    "backward affine se C=64>64 1024x1024 bfloat16": (31.0, 32),
 }
 
 

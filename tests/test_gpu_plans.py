@@ -89,8 +89,8 @@ def test_whole_waves(card, places, lines, others):
     """No more than a tenth of the places of all rounds stands empty, where strips can be that short."""
     capacity = places * CARDS[card].multiprocessors
     strips = strips_of(lines, others, capacity, 16)
-    assert strips.programs == others * strips.count and (strips.count - 1) * strips.lines < lines
-    assert strips.count * strips.lines >= lines and (strips.lines >= 16 or strips.count == 1)
+    assert strips.programs == others * strips.number and (strips.number - 1) * strips.lines < lines
+    assert strips.number * strips.lines >= lines and (strips.lines >= 16 or strips.number == 1)
     rounds = -(-strips.programs // capacity)
     ideal = lines * others / capacity
     assert rounds * (strips.lines + OVERHEAD) <= 1.1 * ideal + 2 * (16 + OVERHEAD)
@@ -102,7 +102,7 @@ def test_the_tail_that_was():
     """640 programs on 264 places took three rounds for 2.4."""
     capacity = 2 * CARDS["H200"].multiprocessors
     strips = strips_of(1024, 128, capacity, 16)
-    assert (strips.count, strips.programs) == (2, 256)
+    assert (strips.number, strips.programs) == (2, 256)
     assert strips.lines + OVERHEAD < 0.9 * 3 * (205 + OVERHEAD)
 
 
@@ -111,7 +111,7 @@ def test_shares_are_even(capacity):
     for lines, others in ((1024, 128), (128, 512), (60, 3)):
         strips = shares_of(lines, others, capacity, 32)
         assert strips.programs <= capacity
-        work = -(-others * strips.count // strips.programs) * strips.lines
+        work = -(-others * strips.number // strips.programs) * strips.lines
         assert work <= 1.15 * max(32, lines * others / capacity) + strips.lines
 
 

@@ -154,7 +154,7 @@ MARCHES = (
     [
         Case(kind, SPACES[n], channels, HALF, "transposed" if transposed else "forward", count)
         for (n, blocks, transposed), rows in TABLE.marches.items()
-        for channels in ((32 * blocks,) if blocks < 3 else sorted({128, TABLE.most_channels[n]}))
+        for channels in ({3: 128, 4: 256}.get(blocks, 32 * blocks),)
         for kind in ("affine", "field")
         for count in sorted(
             {most for row in rows for most in (row.most_affine if kind == "affine" else row.most_fields) if most}

@@ -206,7 +206,7 @@ class Operators:
         data = tensors[0]
         coordinates = self._coordinates.get(frozen)
         if coordinates is None:
-            g = Geometry(*frozen)
+            g = Geometry(*frozen)  # type: ignore[arg-type]
             g.check()
             coordinates = _keep(self._coordinates, frozen, Coordinates.of(g))
         key = (operator, frozen[:7], frozen[10:], identity, about, data.device, _precision(data.dtype))
@@ -216,7 +216,7 @@ class Operators:
                 card = self._card_of(data.device)
                 self._machines[data.device] = (card, self._table_of(card))
             card, table = self._machines[data.device]
-            call = call_of(operator, Geometry(*frozen), *tensors)._replace(
+            call = call_of(operator, Geometry(*frozen), *tensors)._replace(  # type: ignore[arg-type]
                 identity=bool(identity),
                 precision=_precision(data.dtype),
                 card=card,

@@ -55,39 +55,54 @@ class March(NamedTuple):
         return 8 // self.warps
 
 
-# By (axes, blocks of 32 channels, transposed), 3 for all from 3 on: the first entry that fits is taken.
+# By (axes, width of the channels, transposed): the first entry that fits is taken. See `width_of`.
 MARCHES: dict[tuple[int, int, bool], tuple[March, ...]] = {
     (2, 1, False): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
     (2, 1, True): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
     (2, 2, False): (March(64, 64, 4, 16, (4, 3, 3), (5, 6, 6), (0, 1, 1)),),
-    (2, 2, True): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
+    (2, 2, True): (March(64, 64, 4, 16, (3, 3, 3), (3, 3, 6), (0, 1, 1)),),
     (2, 3, False): (
-        March(128, 128, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
-        March(128, 64, 8, 16, (0, 3, 0), (0, 6, 6), (0, 1, 1), False),
+        March(64, 128, 4, 16, (0, 3, 0), (0, 3, 0), (0, 0, 0), False),
+        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 3, 0), (0, 3, 6), (0, 1, 1), False),
     ),
     (2, 3, True): (
-        March(128, 128, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+        March(64, 128, 4, 16, (0, 3, 0), (0, 2, 0), (0, 0, 0), False),
+        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), False),
         March(128, 64, 8, 16, (0, 3, 2), (0, 3, 3), (0, 1, 1), False),
     ),
+    (2, 4, False): (March(128, 64, 8, 16, (0, 3, 0), (0, 3, 3), (0, 1, 1), False),),
+    (2, 4, True): (March(128, 64, 8, 16, (0, 3, 2), (0, 2, 3), (0, 1, 1), False),),
     (3, 1, False): (March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),),
     (3, 1, True): (March(64, 64, 4, 16, (4, 4, 4), (6, 3, 6), (1, 1, 1)),),
-    (3, 2, False): (March(128, 64, 8, 16, (3, 4, 4), (4, 4, 3), (0, 1, 1)),),
-    (3, 2, True): (March(128, 64, 8, 16, (4, 3, 3), (5, 3, 3), (0, 1, 1)),),
+    (3, 2, False): (
+        March(128, 64, 8, 16, (0, 4, 0), (0, 4, 0), (0, 1, 0), False),
+        March(128, 64, 8, 16, (3, 0, 4), (4, 0, 3), (0, 0, 1)),
+    ),
+    (3, 2, True): (
+        March(128, 64, 8, 16, (0, 3, 0), (0, 3, 0), (0, 1, 0), False),
+        March(128, 64, 8, 16, (4, 0, 3), (4, 0, 3), (0, 0, 1)),
+    ),
     (3, 3, False): (
-        March(128, 128, 8, 16, (0, 2, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), False),
         March(128, 64, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
     ),
     (3, 3, True): (
-        March(128, 128, 8, 16, (0, 0, 3), (0, 3, 3), (0, 0, 0), False),
-        March(128, 64, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), False),
+        March(128, 64, 8, 16, (0, 2, 3), (0, 2, 3), (0, 0, 0), False),
     ),
 }
+
+
+def width_of(blocks: int) -> int:
+    """Key of the tables for so many blocks of 32 channels: 1, 2, 3 for up to 128 channels, 4 for more."""
+    return min(blocks, 3) if blocks <= 4 else 4
 
 
 # By (axes, blocks of 32 channels of the cotangent), for up to `outs` channels of the features.
 BACKWARD_MARCHES: dict[tuple[int, int], March] = {
     (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 5, 6), (0, 1, 1)),
-    (2, 2): March(128, 64, 8, 32, (0, 3, 3), (0, 3, 3), (0, 0, 1)),
+    (2, 2): March(128, 64, 8, 32, (0, 2, 3), (0, 2, 3), (0, 0, 1)),
     (3, 1): March(64, 64, 4, 32, (4, 3, 4), (4, 3, 4), (0, 0, 1)),
     (3, 2): March(128, 64, 8, 32, (0, 1, 3), (0, 1, 3), (0, 0, 1)),
 }
@@ -111,10 +126,10 @@ class GramMarch(NamedTuple):
 
 # By (axes, more than 64 channels of the cotangent).
 GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
-    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 7, 7), (4, 7, 7)),
-    (2, True): GramMarch(128, 128, 8, 32, (0, 4, 4), (0, 6, 7), (0, 7, 7)),
+    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 4, 7), (4, 7, 7)),
+    (2, True): GramMarch(128, 128, 8, 32, (0, 4, 4), (0, 4, 7), (0, 7, 7)),
     (3, False): GramMarch(64, 64, 4, 32, (3, 4, 5), (3, 4, 7), (4, 7, 7)),
-    (3, True): GramMarch(128, 128, 8, 32, (0, 4, 5), (0, 4, 7), (0, 7, 7)),
+    (3, True): GramMarch(128, 128, 8, 32, (0, 0, 5), (0, 0, 7), (0, 7, 7)),
 }
 
 

@@ -11,7 +11,7 @@ OVERHEAD = 4
 
 
 class Strips(NamedTuple):
-    count: int  # of one plane's lines
+    number: int  # of one plane's lines
     lines: int  # of a strip; the last may have fewer
     programs: int  # that work on them, each on one or several
 
@@ -25,17 +25,17 @@ def strips_of(lines: int, others: int, capacity: int, least_lines: int, most: in
     def time(strips: Strips) -> int:
         return cdiv(strips.programs, capacity) * (strips.lines + OVERHEAD)
 
-    return min((s._replace(programs=others * s.count) for s in _cuts(lines, least_lines, most)), key=time)
+    return min((s._replace(programs=others * s.number) for s in _cuts(lines, least_lines, most)), key=time)
 
 
 def shares_of(lines: int, others: int, capacity: int, least_lines: int) -> Strips:
     """Strips of `others` columns, shared out to as many programs as run at once: the largest share is least."""
 
     def share(strips: Strips) -> int:
-        return cdiv(others * strips.count, strips.programs) * (strips.lines + OVERHEAD)
+        return cdiv(others * strips.number, strips.programs) * (strips.lines + OVERHEAD)
 
     cuts = _cuts(lines, least_lines, None)
-    return min((s._replace(programs=min(capacity, others * s.count)) for s in cuts), key=share)
+    return min((s._replace(programs=min(capacity, others * s.number)) for s in cuts), key=share)
 
 
 def _cuts(lines: int, least_lines: int, most: int | None) -> list[Strips]:

@@ -33,7 +33,7 @@ from lconv_fast.ops.gpu.march.lines import (
     weight_stack,
 )
 from lconv_fast.ops.gpu.march.way import filled, steps_of
-from lconv_fast.ops.gpu.tables import March
+from lconv_fast.ops.gpu.tables import March, width_of
 from lconv_fast.ops.gpu.tile.points import base_of
 from lconv_fast.ops.gpu.views import (
     Box,
@@ -90,7 +90,7 @@ class Plan(NamedTuple):
         )
         places = self.launch.places(call.card, device, (*before, 1, 1))
         strips = self.strips(places or self.entry.places)
-        self.launch(strips.programs, device, *before, strips.count, strips.lines)
+        self.launch(strips.programs, device, *before, strips.number, strips.lines)
         return output
 
 
@@ -104,7 +104,7 @@ def plan(call: Call) -> Plan | str:
     if ins > most:
         return f"{ins} channels to sum over are more than {most}"
     reason = ""
-    for entry in call.table.marches[g.ndim, min(ins // BLOCK, 3), call.transposed]:
+    for entry in call.table.marches[g.ndim, width_of(ins // BLOCK), call.transposed]:
         basis = in_basis(call, entry)
         bn, rows = block(outs, entry.outs), (basis_size(g) if basis else call.generators) + call.identity
         # All of W, and the result on its way out.
@@ -193,10 +193,9 @@ def march_apply_kernel(
         )
     x_out = as_type(x_tile, index) * BM + point_order(BM, warps)
     start = tl.zeros((BM, BN), tl.float32)
-    if has_bias:  # noqa: SIM102  the language takes no `and` of constants everywhere
-        # Where registers are few, it is loaded again for each line, and added last.
-        if held:
-            start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
+    # Where registers are few, the bias is loaded again for each line, and added last.
+    if has_bias and held:
+        start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
     place = base_of(target, batch, group, outs)
 
     field = field_of(v, columns, stencil)

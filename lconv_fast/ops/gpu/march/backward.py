@@ -90,9 +90,9 @@ class Plan(NamedTuple):
         nothing = input.new_empty(0, dtype=torch.float32)
         places = self.launch.places(call.card, device, (*before, nothing, *after, 1, 1))
         strips = self.strips(places or self.entry.places)
-        shape = (self.others * strips.count, stencil.generators + stencil.identity, call.outs * g.groups, call.ins)
+        shape = (self.others * strips.number, stencil.generators + stencil.identity, call.outs * g.groups, call.ins)
         sums = input.new_empty(shape, dtype=torch.float32)
-        self.launch(strips.programs, device, *before, sums, *after, strips.count, strips.lines)
+        self.launch(strips.programs, device, *before, sums, *after, strips.number, strips.lines)
         return output, weight_gradient(g, sums.sum(0), mixed, bool(stencil.identity)).to(input.dtype)
 
 

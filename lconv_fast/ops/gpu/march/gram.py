@@ -80,7 +80,7 @@ class Sums(NamedTuple):
         sums = input.new_empty((parts, rows, call.outs * groups, call.ins), dtype=torch.float32)
         programs = self.in_blocks * self.out_blocks * groups * parts
         for launch in self.launches:
-            launch(programs, device, *before, sums, *after, strips.count, strips.lines, parts)
+            launch(programs, device, *before, sums, *after, strips.number, strips.lines, parts)
         return sums.sum(0)
 
 
