@@ -128,7 +128,7 @@ def _pipe(i: Sass, free: defaultdict[str, float]) -> str | None:
         "alu": "alu",
         "heavy fma": "fma heavy",
         "special": "special",
-        **dict.fromkeys(("load", "store", "shared load", "shared store"), "memory"),
+        **dict.fromkeys(("load", "store", "shared load", "shared store"), "load-store"),
     }.get(i.unit)
 
 
