@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import platform
 import re
 import statistics
@@ -47,6 +48,7 @@ class Row:
     fraction_of_copy: float  # of lconv_fast, of the measured bandwidth of a copy
     peak_memory: dict[str, int]  # bytes beyond what was there before
     held_for_backward: dict[str, int]  # bytes beyond arguments and parameters
+    intervals: dict[str, list[float]]  # of each ratio, 95 percent, from the rounds' own ratios
     same: list[str]
     opponent: str | None  # the fastest that computes the same
 
@@ -124,6 +126,14 @@ def interleaved(jobs: dict[str, Callable[[], object]], seconds: float) -> dict[s
     return times
 
 
+def median_interval(values: list[float]) -> list[float]:
+    """The 95 % interval of the median, between two of the sorted values, whatever their distribution."""
+    ordered, n = sorted(values), len(values)
+    reach = 0.98 * math.sqrt(n)  # 1.96 standard deviations of a count of n fair coins
+    low, high = math.floor((n + 1) / 2 - reach), math.ceil((n + 1) / 2 + reach)  # counted from 1
+    return [ordered[max(low, 1) - 1], ordered[min(high, n) - 1]]
+
+
 def peak_memory(run: Callable[[], object]) -> int:
     """Bytes by which resident memory grows at most while this runs; 0 where the system does not tell (not Linux)."""
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -173,7 +183,7 @@ def machine(threads: int) -> dict:
         model = found[1] if found else model
     source = torch.randn(2**26)
     target = torch.empty_like(source)
-    copy = min(interleaved({"copy": lambda: target.copy_(source)}, 0.5)["copy"])
+    copies = interleaved({"copy": lambda: target.copy_(source), "fresh": lambda: source.clone()}, 1.0)
     return {
         "lconv_fast": lc.__version__,
         "torch": torch.__version__,
@@ -182,7 +192,9 @@ def machine(threads: int) -> dict:
         "cpu_capability": _C.cpu_capability(),
         "threads": threads,
         "multiply_add_rate": max(_C.fused_multiply_add_rate(0.2) for _ in range(3)) * threads,
-        "copy_bandwidth": 2 * source.nbytes / copy,
+        "copy_bandwidth": 2 * source.nbytes / min(copies["copy"]),
+        "fresh_copy_bandwidth": 2 * source.nbytes / min(copies["fresh"]),  # into memory that was not touched before
+        "huge_pages": _C.huge_page_policy(),
     }
 
 
@@ -222,6 +234,11 @@ def measure(case: Case, operators: Iterable[str], place: dict, compiled: bool, s
                 fraction_of_copy=data / median["lconv_fast"] / place["copy_bandwidth"],
                 peak_memory=memory,
                 held_for_backward=held,
+                intervals={
+                    name: median_interval([a / b for a, b in zip(t, times["lconv_fast"], strict=True)])
+                    for name, t in times.items()
+                    if name != "lconv_fast"
+                },
                 same=same,
                 opponent=min(opponents, key=median.__getitem__) if opponents else None,
             )

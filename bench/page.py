@@ -102,10 +102,6 @@ def write_page(path: Path, place: dict, rows: list[Row], growth: list[Row]) -> N
             [[name, f"{value:.3g}" if isinstance(value, float) else str(value)] for name, value in place.items()],
         ),
     ]
-    if growth:
-        parts += ["<h2>Cost against size</h2>", _growth(growth)]
-    if rows:
-        parts += ["<h2>Ratios</h2>", _ratios(rows), "<h2>Roofline</h2>", _roofline(rows, place)]
     slower = [
         [case, operator, name, f"{ratio:.2f}", "yes" if same else "no, a yardstick"]
         for case, operator, name, ratio, same in losses(rows)
@@ -116,6 +112,10 @@ def write_page(path: Path, place: dict, rows: list[Row], growth: list[Row]) -> N
         if slower
         else "<p>Nowhere in these cases.</p>",
     ]
+    if growth:
+        parts += ["<h2>Cost against size</h2>", _growth(growth)]
+    if rows:
+        parts += ["<h2>Ratios</h2>", _ratios(rows), "<h2>Roofline</h2>", _roofline(rows, place)]
     head = [
         "case",
         "operator",
@@ -123,16 +123,15 @@ def write_page(path: Path, place: dict, rows: list[Row], growth: list[Row]) -> N
         "of copy bandwidth",
         "opponent",
         "ratio",
-        "20 to 80 %",
+        "95 %",
         "others",
         "peak memory",
         "held for backward",
     ]
     body = []
     for row in rows:
-        ours = row.seconds["lconv_fast"]
         others = ", ".join(f"{name} {ratio:.2f}" for name, ratio in row.ratios.items() if name != row.opponent)
-        spread = "-".join(f"{t / ours:.2f}" for t in row.quantiles["lconv_fast"])
+        spread = "-".join(f"{edge:.2f}" for edge in row.intervals[row.opponent]) if row.opponent else ""
         body.append(
             [
                 row.case,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from lconv_fast_bench import cases, contenders, measure, page
+from lconv_fast_bench import cases, contenders, measure, networks, page
 
 PLACE = {"multiply_add_rate": 1e9, "copy_bandwidth": 1e9, "threads": 1}
 TINY = [
@@ -22,6 +22,7 @@ def test_all_operators_are_verified_and_timed(case, tmp_path):
     for row in rows:
         assert row.opponent in row.same and row.seconds.keys() == row.quantiles.keys()
         assert all(low <= row.seconds[name] <= high for name, (low, high) in row.quantiles.items())
+        assert row.intervals.keys() == row.ratios.keys()
     assert rows[0].held_for_backward["lconv_fast"] <= 4 * 6 * 2 * 3 < rows[0].held_for_backward["composed"]
     assert rows[-1].flops == 3 * rows[0].flops == 3 * 2 * case.points * (case.count + 1) * case.channels**2
     page.write_page(tmp_path / "index.html", PLACE, rows, [])
@@ -49,3 +50,22 @@ def test_losses_are_listed_slowest_first():
         ("torch.mm, operand ready", 0.25, False),
         ("composed", 0.5, True),
     ]
+
+
+def test_the_interval_of_a_median_covers_it_in_95_percent():
+    # Medians of 21 draws from a distribution with median 1, heavy on one side.
+    random = torch.Generator().manual_seed(0)
+    draws = torch.randn(2000, 21, generator=random).exp()
+    intervals = [measure.median_interval(row.tolist()) for row in draws]
+    assert 0.93 <= sum(low <= 1 <= high for low, high in intervals) / len(intervals) <= 0.99
+    assert measure.median_interval([3.0]) == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_networks_of_both_kinds_have_the_same_shape_and_train(ndim):
+    x = torch.randn(1, 1, *[8] * ndim)
+    for layer in networks.layers(ndim, "translation").values():
+        net = networks.UNet(ndim, layer)
+        assert net(x).shape == x.shape
+        networks.step_of(net, x, torch.zeros_like(x))()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())

@@ -15,27 +15,31 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
   using A = Accumulate<S>;
   const Plan plan = plan_apply(p, transposed);
   const Neighbours near(p, transposed);
-  // One channel has both layouts: the other side decides.
-  const bool channels_last = target.channel_stride == 1 && (is_channels_last(source) || is_channels_last(target));
-  const Tiles tiles(near.target, plan.row_basis  ? Tiles::kAtRows
-                                 : channels_last ? Tiles::kAnywhere
-                                                 : Tiles::kAtLongRows);
-  const Tasks tasks(p.batch, tiles.count);
   const int64_t ins = transposed ? p.out_channels : p.in_channels;
   const int64_t outs = transposed ? p.in_channels : p.out_channels;
+  // One channel has both layouts: the other side decides.
+  const bool channels_last = target.channel_stride == 1 && (is_channels_last(source) || is_channels_last(target));
+  // Few channels leave vectors along them empty: vectors go along the line, transposed on the way in and out.
+  const bool transposes = channels_last && has_long_rows(near.target) && lines_pay<A>(ins, outs);
+  const bool points_major = channels_last && !transposes;
+  const Tiles tiles(near.target, plan.row_basis ? Tiles::kAtRows
+                                 : points_major ? Tiles::kAnywhere
+                                                : Tiles::kAtLongRows);
+  const Tasks tasks(p.batch, tiles.count);
   const int64_t point_stride = even_stride(target, near.target);
   const PanelRows panel_of = !plan.row_basis ? PanelRows::kLayer
                              : transposed    ? PanelRows::kTransposedBasis
                                              : PanelRows::kDifferences;
   const int64_t rows = panel_rows(p, panel_of, p.identity);
   const ChannelBlocks blocks(ins, rows, kLanes<A>);
-  const LayerFactor<S> factor(p, transposed, plan.row_basis, channels_last, weight, blocks);
+  const LayerFactor<S> factor(p, transposed, plan.row_basis, points_major, weight, blocks);
   const int64_t columns = factor.columns();
   const int64_t slots = plan.row_basis ? p.tap_count() + 1
                         : transposed   ? p.generators * p.tap_count()
                                        : p.generators * p.component_count;
-  // Sums over several blocks of channels need a place in the accumulation type: the target, or their own.
-  const bool own_sums = !std::is_same_v<S, A> && blocks.count > 1;
+  // Sums over several blocks of channels need a place in the accumulation type, those to be transposed one by lines:
+  // the target, or their own.
+  const bool own_sums = transposes || (!std::is_same_v<S, A> && blocks.count > 1);
 
   const Workspace<A> starts(p.groups * columns);  // the bias, padded like the factor
   for (int64_t o = 0; bias && o < p.groups * outs; ++o) {
@@ -45,12 +49,12 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
   parallel_for(tasks.count, [&](int64_t begin, int64_t end) {
     const int64_t depth = rows * blocks.width, stride = panel_stride(depth);
     const Workspace<A> coefficients(slots * kTile, Contents::kAny),
-        panel(channels_last ? kTile * stride : line_panel_size<A>(depth), Contents::kAny),
-        sums(own_sums ? kTile * columns : 0, Contents::kAny),
+        panel(points_major ? kTile * stride : line_panel_size<A>(depth), Contents::kAny),
+        sums(own_sums ? kTile * std::max(columns, outs) : 0, Contents::kAny),
         row_factor(plan.row_basis ? factor.size() : 0, Contents::kAny);
     const A* coordinates = coefficients.data() + (transposed ? p.tap_count() * kTile : 0);
     if (plan.row_basis) std::copy_n(factor.main(0, 0), factor.size(), row_factor.data());
-    Packer<S> packer(p, near, source, panel_of, p.identity, blocks.width, channels_last);
+    Packer<S> packer(p, near, source, panel_of, p.identity, blocks.width, points_major);
     std::vector<Segment> segments;
     int64_t tile = -1, row = -1;
     for (int64_t task = begin; task < end; ++task) {
@@ -78,7 +82,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
       for (int64_t g = 0; g < p.groups; ++g) {
         S* out = static_cast<S*>(target.data) + at.batch * target.batch_stride + g * outs * target.channel_stride +
                  tiles.begin(tile) * point_stride;
-        const int64_t out_stride = channels_last ? point_stride : target.channel_stride;
+        const int64_t out_stride = points_major ? point_stride : target.channel_stride;
         for (int64_t b = 0; b < blocks.count; ++b) {
           const int64_t c = blocks.first(b), width = blocks.size(b);
           const A* main =
@@ -86,7 +90,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
           const int64_t main_depth = rows * width, scaled_depth = factor.scaled_rows() * width;
           Sum<A> sum;
           packer.pack(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data(), stride);
-          if (channels_last) {
+          if (points_major) {
             sum.second = {main_depth,
                           {panel.data(), layout_of_panel(stride), stride},
                           {main, main_depth * kBlockLanes<A>, kBlockLanes<A>}};
@@ -101,28 +105,27 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
                 {panel.data() + p.identity * width * kBlockLanes<A>, line_block_stride<A>(main_depth), kBlockLanes<A>}};
           }
           if (plan.row_basis && scaled_depth > 0) sum.scale = coordinates;
-          sum.scale_rows = channels_last;
+          sum.scale_rows = points_major;
           const A* start = starts.data() + g * columns;
-          const auto start_kind = channels_last ? Output<S>::kByColumn : Output<S>::kByRow;
-          const int64_t product_rows = channels_last ? points : outs, product_columns = channels_last ? outs : points;
-          if constexpr (std::is_same_v<S, A>) {
+          const auto start_kind = points_major ? Output<S>::kByColumn : Output<S>::kByRow;
+          const int64_t product_rows = points_major ? points : outs, product_columns = points_major ? outs : points;
+          const bool last_block = b + 1 == blocks.count;
+          if (own_sums && (transposes || !last_block)) {
+            const int64_t sums_stride = points_major ? columns : kTile;
+            const auto first_kind = points_major ? Output<A>::kByColumn : Output<A>::kByRow;
             multiply(sum, product_rows, product_columns,
-                     b == 0 ? Output<S>{out, out_stride, start_kind, start}
-                            : Output<S>{out, out_stride, Output<S>::kSums, out, out_stride});
-          } else {
-            const int64_t sums_stride = channels_last ? columns : kTile;
-            const auto first_kind = channels_last ? Output<A>::kByColumn : Output<A>::kByRow;
-            if (b + 1 < blocks.count) {
-              multiply(sum, product_rows, product_columns,
-                       b == 0 ? Output<A>{sums.data(), sums_stride, first_kind, start}
-                              : Output<A>{sums.data(), sums_stride, Output<A>::kSums, sums.data(), sums_stride});
-            } else {
-              multiply(sum, product_rows, product_columns,
-                       b == 0 ? Output<S>{out, out_stride, start_kind, start}
-                              : Output<S>{out, out_stride, Output<S>::kSums, sums.data(), sums_stride});
-            }
+                     b == 0 ? Output<A>{sums.data(), sums_stride, first_kind, start}
+                            : Output<A>{sums.data(), sums_stride, Output<A>::kSums, sums.data(), sums_stride});
+          } else if (b == 0) {
+            multiply(sum, product_rows, product_columns, Output<S>{out, out_stride, start_kind, start});
+          } else if (own_sums) {
+            multiply(sum, product_rows, product_columns,
+                     Output<S>{out, out_stride, Output<S>::kSums, sums.data(), points_major ? columns : kTile});
+          } else if constexpr (std::is_same_v<S, A>) {
+            multiply(sum, product_rows, product_columns, Output<S>{out, out_stride, Output<S>::kSums, out, out_stride});
           }
         }
+        if (transposes) lines_to_points(sums.data(), kTile, outs, points, out, point_stride);
       }
     }
   });

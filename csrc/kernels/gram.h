@@ -32,10 +32,11 @@ class Gram {
         g_(g),
         basis_(plan_gram(problem).row_basis),
         near_(problem, false),
-        channels_last_(is_channels_last(f)),
-        tiles_(near_.target, basis_           ? Tiles::kAtRows
-                             : channels_last_ ? Tiles::kAnywhere
-                                              : Tiles::kAtLongRows),
+        points_major_(is_channels_last(f) &&
+                      !(has_long_rows(near_.target) && lines_pay<A>(problem.in_channels, problem.out_channels))),
+        tiles_(near_.target, basis_          ? Tiles::kAtRows
+                             : points_major_ ? Tiles::kAnywhere
+                                             : Tiles::kAtLongRows),
         tasks_(problem.batch, tiles_.count),
         rows_(problem, basis_),
         outs_(problem.out_channels),
@@ -81,12 +82,12 @@ class Gram {
         : depth(k.rows_.product * k.blocks_.width),
           stride(panel_stride(depth + kBlockRows<2>)),
           coefficients(std::max<int64_t>(1, k.p_.generators * k.p_.component_count) * kTile, Contents::kAny),
-          panel(k.channels_last_ ? kTile * stride : line_panel_size<A>(depth) + kBlockRows<2> * kBlockLanes<A>,
+          panel(k.points_major_ ? kTile * stride : line_panel_size<A>(depth) + kBlockRows<2> * kBlockLanes<A>,
                 Contents::kAny),
           cotangent(kTile * k.columns_),
           scaled(k.basis_ ? kTile * k.columns_ : 0),
           packer(k.p_, k.near_, k.f_, k.basis_ ? PanelRows::kDifferences : PanelRows::kLayer, k.p_.identity,
-                 k.blocks_.width, k.channels_last_) {}
+                 k.blocks_.width, k.points_major_) {}
   };
 
   void sum_part(int64_t part, Scratch& scratch) const {
@@ -140,7 +141,7 @@ class Gram {
         Left<A> differences{scratch.panel.data() + p_.identity * width, Layout::kAlongRows, scratch.stride};
         scratch.packer.pack(batch, c, width, scratch.segments, scratch.coefficients.data(), scratch.panel.data(),
                             scratch.stride);
-        if (!channels_last_) {
+        if (!points_major_) {
           const int64_t lanes = kBlockLanes<A>, block_stride = line_block_stride<A>(rows_.product * width);
           left = {scratch.panel.data(), Layout::kAlongDepth, lanes, lanes, block_stride};
           differences = {scratch.panel.data() + p_.identity * width * lanes, Layout::kAlongDepth, lanes, lanes,
@@ -211,7 +212,7 @@ class Gram {
   const View &f_, &g_;
   const bool basis_;
   const Neighbours near_;
-  const bool channels_last_;
+  const bool points_major_;
   const Tiles tiles_;
   const Tasks tasks_;
   const GramRows rows_;

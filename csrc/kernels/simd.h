@@ -265,14 +265,20 @@ inline void store_first(S* p, Vector<Accumulate<S>> x, int64_t n) {
   for (int64_t k = 0; k < n; ++k) from_accumulate(lanes[k], p + k);
 }
 
+// The lanes first, first + 2, ... of a, then of b.
+template <class A>
+inline Vector<A> every_second(Vector<A> a, Vector<A> b, int first) {
+  typedef typename std::conditional<sizeof(A) == 4, int32_t, int64_t>::type Index;
+  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
+  Indices chosen = {};
+  for (int k = 0; k < kLanes<A>; ++k) chosen[k] = 2 * k + first;
+  return __builtin_shuffle(a, b, chosen);
+}
+
 // [2k] + [2k + 1] of a, then of b.
 template <class A>
 inline Vector<A> sum_pairs(Vector<A> a, Vector<A> b) {
-  typedef typename std::conditional<sizeof(A) == 4, int32_t, int64_t>::type Index;
-  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
-  Indices even = {}, odd = {};
-  for (int k = 0; k < kLanes<A>; ++k) even[k] = 2 * k, odd[k] = 2 * k + 1;
-  return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+  return every_second<A>(a, b, 0) + every_second<A>(a, b, 1);
 }
 
 // The lanes of a and b in turn: the first halves (low) or the second ones.

@@ -1,9 +1,13 @@
-// Channels-major panels, of channels-first data: a line's points are contiguous, vectors go along them.
+// Channels-major panels: a line's points are contiguous, vectors go along them. Channels-first data are read as they
+// lie, channels-last data transposed in registers.
 #pragma once
 
+#include <optional>
 #include <type_traits>
 
+#include "../workspace.h"
 #include "panel.h"
+#include "transpose.h"
 
 namespace lconv_fast::LCONV_ISA {
 
@@ -12,9 +16,13 @@ class ChannelsMajorPacker {
   using A = Accumulate<S>;
 
  public:
-  explicit ChannelsMajorPacker(const RowFormula<S>& formula)
-      : k_(formula), lines_((formula.taps + 1) * kTile), line_(formula.taps + 1), way_(way()) {
-    find_leaders();
+  ChannelsMajorPacker(const RowFormula<S>& formula, int64_t max_width)
+      : k_(formula),
+        from_points_(formula.source.channel_stride == 1 && formula.source.stride[2] != 1),
+        lines_((formula.taps + 1) * kTile),
+        line_(formula.taps + 1),
+        way_(way()) {
+    find_leaders(from_points_ ? max_width : 1);
   }
 
   void pack(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments, const A* coefficients,
@@ -29,9 +37,10 @@ class ChannelsMajorPacker {
     for (int64_t c = 0; c < width; ++c) {
       const S* base = static_cast<const S*>(k_.source.data) + batch * k_.source.batch_stride +
                       (channel + c) * k_.source.channel_stride;
-      if (c + kAhead < width) fetch_lines(base + kAhead * k_.source.channel_stride, segments[0]);
-      std::fill(wide_line_filled_.begin(), wide_line_filled_.end(), false);
-      for (int64_t j = k_.identity ? k_.taps : k_.taps - 1; j >= 0; --j) line_[j] = find_line(base, j, segments);
+      if (!from_points_ && c + kAhead < width) fetch_lines(base + kAhead * k_.source.channel_stride, segments[0]);
+      if (c == 0 || !from_points_) std::fill(wide_line_filled_.begin(), wide_line_filled_.end(), false);
+      for (int64_t j = k_.identity ? k_.taps : k_.taps - 1; j >= 0; --j)
+        line_[j] = find_line(base, c, width, j, segments);
       A* out = panel + c * kBlockLanes<A>;
       depth_ = panel_rows(k_.problem, k_.rows, k_.identity) * width;
       if (k_.identity) {
@@ -166,21 +175,25 @@ class ChannelsMajorPacker {
 
   // What tap j sees at the points of the tile, for one channel: the data where they lie so, else a copy; taps that see
   // the same row share one.
-  const A* find_line(const S* base, int64_t j, const std::vector<Segment>& segments) {
+  const A* find_line(const S* base, int64_t c, int64_t width, int64_t j, const std::vector<Segment>& segments) {
     const Segment& s = segments[0];
     const AxisTap& axis = k_.near.at(j, 2);
-    if (segments.size() == 1 && row_offsets_[j] >= 0 && axis.slope() * k_.source.stride[2] == 1) {
+    const bool one_row = segments.size() == 1 && row_offsets_[j] >= 0;
+    if (one_row && axis.slope() * k_.source.stride[2] == 1) {
       if constexpr (std::is_same_v<S, A>) {
         if (axis.regular(s.x, s.length)) return base + row_offsets_[j] + s.x + axis.shift;
       }
-      if (axis.step == 1 && reach_[row_leader_[j]] <= kReach) return find_wide_line(base, j, s);
+      if (axis.step == 1 && reach_[row_leader_[j]] <= kReach) return find_wide_line(base, 0, 1, j, s);
+    }
+    if (one_row && from_points_ && axis.step == 1 && reach_[row_leader_[j]] <= kReach) {
+      return find_wide_line(base - c, c, width, j, s);
     }
     A* line = lines_.data() + j * kTile;
     read_line(base, j, segments, line);
     return line;
   }
 
-  void find_leaders() {
+  void find_leaders(int64_t channels) {
     for (int64_t j = 0; j <= k_.taps; ++j) {
       int64_t leader = 0;
       while (k_.near.at(leader, 0).tap != k_.near.at(j, 0).tap || k_.near.at(leader, 1).tap != k_.near.at(j, 1).tap)
@@ -189,32 +202,35 @@ class ChannelsMajorPacker {
       reach_.push_back(0);
       reach_[leader] = std::max(reach_[leader], std::abs(k_.near.at(j, 2).tap));
     }
-    wide_lines_.resize((k_.taps + 1) * (kTile + 2 * kReach));
+    wide_size_ = channels * kWide;
+    wide_lines_.emplace((k_.taps + 1) * wide_size_);
     wide_line_filled_.resize(k_.taps + 1);
   }
 
-  // The row that tap j sees, with as many points beyond the tile on both sides as its taps reach.
-  const A* find_wide_line(const S* base, int64_t j, const Segment& s) {
+  // Channel c of the row that tap j sees, with as many points beyond the tile on both sides as its taps reach; all
+  // `width` channels from `base` on are read at once.
+  const A* find_wide_line(const S* base, int64_t c, int64_t width, int64_t j, const Segment& s) {
     const int64_t leader = row_leader_[j], reach = reach_[leader], tap = k_.near.at(j, 2).tap;
     const AxisTap& axis = k_.near.at(k_.taps, 2);  // tap 0
-    A* line = wide_lines_.data() + leader * (kTile + 2 * kReach) + kReach;
+    A* line = wide_lines_->data() + leader * wide_size_ + kReach;
     if (!wide_line_filled_[leader]) {
       wide_line_filled_[leader] = true;
       const S* values = base + row_offsets_[j];
       const int64_t first = -reach, last = s.length + reach;
       const int64_t begin = std::clamp(axis.begin - s.x, first, last), end = std::clamp(axis.end - s.x, begin, last);
+      const int64_t step = k_.source.stride[2];
       const auto edge = [&](int64_t x) {
         const int64_t at = axis.source(s.x + x);
-        return at < 0 ? A(0) : to_accumulate(values[at]);
+        for (int64_t k = 0; k < width; ++k) line[k * kWide + x] = at < 0 ? A(0) : to_accumulate(values[at * step + k]);
       };
-      const S* inside = values + s.x + axis.shift;
-      for (int64_t x = first; x < begin; ++x) line[x] = edge(x);
-      int64_t x = begin;
-      for (; x + kLanes<A> <= end; x += kLanes<A>) store(line + x, load(inside + x));
-      for (; x < end; ++x) line[x] = to_accumulate(inside[x]);
-      for (x = end; x < last; ++x) line[x] = edge(x);
+      const S* inside = values + (s.x + axis.shift) * step;
+      // From the first point of the tile on, where the lines are aligned; what lies before it are single points.
+      const int64_t aligned = std::clamp<int64_t>(0, begin, end);
+      for (int64_t x = first; x < aligned; ++x) edge(x);
+      points_to_lines(inside + aligned * step, step, width, end - aligned, line + aligned, kWide);
+      for (int64_t x = end; x < last; ++x) edge(x);
     }
-    return line + (k_.near.transposed ? -tap : tap);
+    return line + c * kWide + (k_.near.transposed ? -tap : tap);
   }
 
   // Pieces of a row are too short for the hardware to foresee those of the next channels.
@@ -263,10 +279,11 @@ class ChannelsMajorPacker {
     }
   }
 
-  static constexpr int64_t kReach = 16;
+  static constexpr int64_t kReach = 16, kWide = kTile + 2 * kReach;
   static constexpr int64_t kAhead = 2;  // channels that are fetched before their turn
 
   const RowFormula<S>& k_;
+  const bool from_points_;      // whether the data are channels-last
   std::vector<A> lines_;        // the taps' values along the tile, kTile each
   std::vector<const A*> line_;  // of each tap, in the data themselves or in `lines_`
   const Run way_;
@@ -274,7 +291,8 @@ class ChannelsMajorPacker {
   std::vector<int64_t> row_offsets_;
   std::vector<int64_t> row_leader_;  // of each tap: the first one that sees the same row
   std::vector<int64_t> reach_;       // of each leader: how far the taps of its row go along it
-  std::vector<A> wide_lines_;
+  int64_t wide_size_ = 0;
+  std::optional<Workspace<A>> wide_lines_;  // of each leader: kWide numbers for each channel
   std::vector<bool> wide_line_filled_;
 };
 

@@ -1,4 +1,4 @@
-// The panel of a tile, in the layout that the data ask for.
+// The panel of a tile, in either layout.
 #pragma once
 
 #include <optional>
@@ -14,12 +14,12 @@ class Packer {
 
  public:
   Packer(const Problem& p, const Neighbours& near, const View& source, PanelRows rows, bool identity, int64_t max_width,
-         bool channels_last)
+         bool points_major)
       : formula_(p, near, source, rows, identity) {
-    if (channels_last) {
+    if (points_major) {
       points_major_.emplace(formula_, max_width);
     } else {
-      channels_major_.emplace(formula_);
+      channels_major_.emplace(formula_, max_width);
     }
   }
   Packer(const Packer&) = delete;  // the packers refer to the formula
