@@ -140,7 +140,9 @@ def _draw_accuracies(axes: Axes, results: Results) -> None:
         places = np.arange(2) + 0.4 * (index - 0.5)
         axes.bar(places, [100 * r.upright, 100 * r.turned], 0.38, color=colour, label=r.model)
     axes.set_xticks(range(2), ["upright", "turned by any angle"])
-    axes.set(ylabel="test accuracy, %", title="digits, trained on upright ones", ylim=(0, 130))
+    axes.set(
+        ylabel="test accuracy, %", title="digits, trained on upright ones", ylim=(0, 130), yticks=range(0, 101, 20)
+    )
     axes.legend(loc="upper right", fontsize=8)
 
 
