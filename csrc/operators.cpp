@@ -1,6 +1,7 @@
 // The operators torch.ops.lconv_fast.*: schemas, and their CPU kernels on tensors, through LibTorch's stable ABI.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -48,12 +49,24 @@ Tensor empty_like_format(const Tensor& like, const Integers& sizes) {
   if (!(like.size(1) > 1 && like.stride(1) == 1 && like.stride(ndim - 1) != 1)) {
     return new_empty(like, sizes, like.scalar_type());
   }
-  Integers moved{sizes[0]};
-  moved.insert(moved.end(), sizes.begin() + 2, sizes.end());
-  moved.push_back(sizes[1]);
-  Tensor result = new_empty(like, moved, like.scalar_type());
-  for (int64_t k = ndim - 1; k >= 2; --k) result = torch::stable::transpose(result, k - 1, k);
-  return result;
+  // Made with these strides, not transposed: a view could not be changed in place.
+  Integers strides(sizes.size(), 1);
+  int64_t step = std::max<int64_t>(sizes[1], 1);
+  for (int64_t k = ndim - 1; k >= 2; --k) {
+    strides[k] = step;
+    step *= std::max<int64_t>(sizes[k], 1);
+  }
+  strides[0] = step;
+  return allocated(sizes, item_bytes(like.scalar_type()), [&] {
+    int32_t dtype = 0, device = 0, index = 0;
+    AtenTensorHandle made = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+    TORCH_ERROR_CODE_CHECK(
+        aoti_torch_empty_strided(ndim, sizes.data(), strides.data(), dtype, device, index, &made));
+    return Tensor(made);
+  });
 }
 
 int64_t per_group(int64_t channels, int64_t groups) {

@@ -1,4 +1,4 @@
-"""How weights start, and the size of generators: each term of the layer gets an equal part of white noise."""
+"""How weights start: each term of the layer gets an equal part of white noise."""
 
 from __future__ import annotations
 
@@ -7,17 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from lconv_fast.generators import (
-    AffineGenerators,
-    DenseGenerators,
-    DifferentialGenerators,
-    FieldGenerators,
-    Generators,
-    StencilGenerators,
-)
-
-# Kinds whose tensors (n_L, ...) are linear in L_i.
-LINEAR = (AffineGenerators, FieldGenerators, StencilGenerators, DifferentialGenerators, DenseGenerators)
+from lconv_fast.generators import Generators
+from lconv_fast.generators.normalise import rates
 
 
 def keep_variance(weight: Tensor, generators: Generators, fan_in: int) -> None:
@@ -38,42 +29,6 @@ def keep_variance_factorized(weight0: Tensor, epsilon: Tensor, generators: Gener
             uniform(weight0, 1 / ((len(noise) + 1) * fan_in))
             for part, r in zip(epsilon, noise, strict=True):
                 uniform(part, 1 / (fan_in * r))
-
-
-def normalise(generators: Generators) -> Generators:
-    """Divides each L_i by sqrt(r_i), in place: white noise keeps its variance, and the weights of all terms have one
-    size.
-
-    An optimiser such as Adam moves every weight by steps of one size. Where r_i differ much (1/2 for d_a, 4 n^2 + 2 n
-    for the Laplacian), those steps are small beside some weights and large beside others, and normalised generators
-    train better.
-
-    Raises TypeError for generators whose numbers are not linear in L_i (products, low rank), or that live on a graph.
-    """
-    if not isinstance(generators, LINEAR):
-        kinds = ", ".join(kind.__name__ for kind in LINEAR)
-        raise TypeError(f"generators: expected one of {kinds}, got {type(generators).__name__}")
-    numbers = [*generators.parameters(recurse=False), *generators.buffers(recurse=False)]
-    noise = rates(generators)
-    with torch.no_grad():
-        for tensor in numbers if noise else []:
-            size = torch.tensor(noise, dtype=tensor.dtype, device=tensor.device).sqrt()
-            tensor /= size.reshape(-1, *[1] * (tensor.dim() - 1))
-    return generators
-
-
-def rates(generators: Generators) -> list[float]:
-    """r_i, 1 for a generator that is zero; none on the meta device, where there are no numbers yet, as in nn.init.
-
-    Raises ValueError for numbers that are not finite.
-    """
-    noise = generators.mean_square()
-    if noise.is_meta:
-        return []
-    found = noise.tolist()
-    if not all(map(math.isfinite, found)):
-        raise ValueError(f"generators: expected finite numbers, their mean squares are {found}")
-    return [r or 1.0 for r in found]
 
 
 def uniform(weight: Tensor, variance: float) -> None:

@@ -29,7 +29,7 @@ class _LConv(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        generators: str | Generators = "affine",
+        generators: str | Generators = "unit_laplacian",
         *,
         stride: int | tuple[int, ...] = 1,
         groups: int = 1,
@@ -142,7 +142,9 @@ _DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: eq. (10), (15
     Args:
         in_channels, out_channels: numbers of channels, divisible by groups.
         generators: the name of a basis (translation, rotation, scaling, se, similitude, sl, gl, affine, lorentz of
-            affine fields; laplacian, second of second order: lconv_fast.generators.named), or a Generators object.
+            affine fields; laplacian, unit_laplacian, second of second order: lconv_fast.generators.named), or a
+            Generators object. The default, d_a and the Laplacian at equal size, has n + 2 matrices in the place of 3^n
+            and was as accurate as a convolution where bases of first order were not (docs/networks.md).
         stride: y is computed at every stride-th point of each axis, from the first on; one integer or one per axis.
         groups: channels are mixed within groups alone.
         bias: adds a learnable bias, 0 at first.

@@ -193,3 +193,16 @@ def test_problem_list_is_complete():
     made = {type(p.make(p.numbers())) for p in EVERY}
     assert made == {getattr(lc, name) for name in dir(lc) if name.endswith("Generators") and name != "Generators"}
     assert Problem("affine", 2, "reflect", 8).dense(Problem("affine", 2, "reflect", 8).numbers()).abs().sum() > 0
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_channels_last_results_can_be_changed_in_place(ndim):
+    """As nn.ReLU(inplace=True) after the layer does: the result is no view, and its gradient is that of the activation."""
+    layer = (lc.LConv2d if ndim == 2 else lc.LConv3d)(3, 4)
+    x = torch.randn(2, 3, *(5, 6, 4)[:ndim])
+    x = x.to(memory_format=torch.channels_last if ndim == 2 else torch.channels_last_3d).requires_grad_()
+    y = layer(x)
+    assert not y._is_view() and y.stride(1) == 1
+    (found,) = torch.autograd.grad(torch.relu_(layer(x)).sum(), x)
+    (expected,) = torch.autograd.grad(torch.relu(layer(x)).sum(), x)
+    assert torch.equal(found, expected)

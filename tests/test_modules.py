@@ -104,7 +104,7 @@ def test_parametrize():
 
 def test_dtype_device_and_memory_format():
     layer = lc.LConv2d(3, 4, dtype=torch.float64)
-    assert layer.generators.matrix.dtype == torch.float64
+    assert layer.generators.weights.dtype == torch.float64
     assert lc.LConv2d(3, 4).to(torch.bfloat16)(torch.randn(1, 3, 5, 5, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert lc.LConv2d(3, 4).half()(torch.randn(1, 3, 5, 5).half()).dtype == torch.float16
     meta = lc.LConv2d(3, 4, "se", device="meta")

@@ -23,8 +23,7 @@ from torch.nn import functional as F
 import lconv_fast as lc
 from lconv_fast import nets
 from lconv_fast.demo import volume
-from lconv_fast.generators import named
-from lconv_fast.initialization import normalise
+from lconv_fast.generators import named, normalise
 
 SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEEDS = (100, 101)  # with data, and weights, of their own

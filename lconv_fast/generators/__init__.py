@@ -8,6 +8,7 @@ from lconv_fast.generators.differential import DifferentialGenerators
 from lconv_fast.generators.field import FieldGenerators
 from lconv_fast.generators.graph import GraphGenerators
 from lconv_fast.generators.low_rank import LowRankGenerators
+from lconv_fast.generators.normalise import normalise
 from lconv_fast.generators.on_grid import GridGenerators
 from lconv_fast.generators.products import ProductGenerators
 from lconv_fast.generators.stencil import StencilGenerators
@@ -25,4 +26,5 @@ __all__ = [
     "ProductGenerators",
     "StencilGenerators",
     "named",
+    "normalise",
 ]

@@ -10,10 +10,12 @@ from lconv_fast.generators import algebras
 from lconv_fast.generators.affine import AffineGenerators
 from lconv_fast.generators.base import Generators
 from lconv_fast.generators.differential import second_order, translation_and_laplacian
+from lconv_fast.generators.normalise import normalise
 
 BASES: dict[str, Callable[..., Generators]] = {
     **{name: partial(AffineGenerators.named, name) for name in algebras.ALGEBRAS},
     "laplacian": translation_and_laplacian,
+    "unit_laplacian": lambda ndim, **keywords: normalise(translation_and_laplacian(ndim, **keywords)),
     "second": second_order,
 }
 
@@ -22,8 +24,9 @@ def named(name: str, ndim: int = 2, **keywords: Any) -> Generators:
     """The basis `name` on `ndim` axes; keywords as for its class.
 
     Affine fields, by AffineGenerators.named: translation, rotation, scaling, se, similitude, sl, gl, affine, lorentz.
-    Of second order, by DifferentialGenerators: laplacian (d_a and the Laplacian, n + 1 generators) and second (d_a and
-    all d_a d_b with a <= b, n + n (n + 1) / 2). Raises ValueError for another name.
+    Of second order, by DifferentialGenerators: laplacian (d_a and the Laplacian, n + 1 generators), unit_laplacian (the
+    same, each divided by its root mean square on white noise, which trains better) and second (d_a and all d_a d_b with
+    a <= b, n + n (n + 1) / 2). Raises ValueError for another name.
     """
     if name not in BASES:
         raise ValueError(f"generators: expected one of {', '.join(BASES)}, got {name!r}")

@@ -11,8 +11,14 @@ from typing import Any
 import torch
 
 from lconv_fast.checks import positive_int
-from lconv_fast.generators import AffineGenerators, DifferentialGenerators, Generators, StencilGenerators, named
-from lconv_fast.initialization import normalise
+from lconv_fast.generators import (
+    AffineGenerators,
+    DifferentialGenerators,
+    Generators,
+    StencilGenerators,
+    named,
+    normalise,
+)
 
 Stencil = dict[tuple[int, ...], float]
 
@@ -96,7 +102,7 @@ def with_laplacian(generators: AffineGenerators, spatial: Sequence[int]) -> Diff
     """Affine generators and the Laplacian together, on a grid of shape `spatial` (coefficients at each point).
 
     The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack. Each
-    is normalised (`initialization.normalise`).
+    is normalised (`generators.normalise`).
     """
     n = generators.ndim
     v = generators.sample(spatial)  # (n_L, n, *spatial)

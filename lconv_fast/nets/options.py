@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lconv_fast.checks import positive_int
-from lconv_fast.generators import Generators, named
-from lconv_fast.initialization import normalise
+from lconv_fast.generators import Generators, named, normalise
 from lconv_fast.nets.bases import check_ndim
 from lconv_fast.nets.blocks import ACTIVATIONS, NORMS, Factory
 

@@ -34,7 +34,7 @@ class LUNet(nn.Module):
     Args:
         in_channels, out_channels: of the input and of the result.
         generators: the basis of all layers: a name (then each generator is normalised, see
-            `initialization.normalise`), a Generators object, or a function of the level 0, 1, ... that returns either
+            `generators.normalise`), a Generators object, or a function of the level 0, 1, ... that returns either
             (bases that differ by level, or that fit one grid). The layers of a level share one object.
         ndim: 1, 2 or 3 axes.
         widths: channels of each level, finest first.

@@ -218,7 +218,13 @@ def is_channels_last(t: Tensor) -> bool:
 
 
 def empty_like_format(like: Tensor, channels: int, spatial: Sequence[int]) -> Tensor:
-    """(N, channels, *spatial) of `like`'s type, laid out as it is."""
-    if is_channels_last(like):
-        return like.new_empty((like.size(0), *spatial, channels)).movedim(-1, 1)
-    return like.new_empty((like.size(0), channels, *spatial))
+    """(N, channels, *spatial) of `like`'s type, laid out as it is; no view, which could not be changed in place."""
+    size = (like.size(0), channels, *spatial)
+    if not is_channels_last(like):
+        return like.new_empty(size)
+    strides: list[int] = []
+    step = max(channels, 1)
+    for points in reversed(spatial):
+        strides.insert(0, step)
+        step = step * points
+    return like.new_empty_strided(size, (step, 1, *strides))

@@ -238,7 +238,7 @@ AFFINE = lc.AffineGenerators.named("se", 2)
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: named("laplace", 2), ValueError, "lorentz, laplacian, second, got 'laplace'"),
+        (lambda: named("laplace", 2), ValueError, "unit_laplacian, second, got 'laplace'"),
         (lambda: named("second", 4), ValueError, "ndim: expected 1, 2 or 3 axes, got 4"),
         (lambda: named("second", 2, accuracy=5), ValueError, "expected one of 2, 4, 6, 8, or 'spectral', got 5"),
         (lambda: lc.DifferentialGenerators(torch.ones(1, 1), [[3]]), ValueError, r"orders: .* got \[\[3\]\]"),

@@ -92,7 +92,7 @@ def test_needs_periodic_axes(mode):
 
 def test_explain_says_that_no_fused_kernel_computes_it():
     with pytest.raises(TypeError, match="expected generators that a fused kernel computes, got AffineGenerators"):
-        lc.explain(lc.LConv2d(3, 4, **SPECTRAL), (1, 3, 8, 8))
+        lc.explain(lc.LConv2d(3, 4, "affine", **SPECTRAL), (1, 3, 8, 8))
 
 
 def test_mean_square_is_the_variance_of_white_noise():

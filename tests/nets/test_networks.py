@@ -10,7 +10,7 @@ from torch import nn
 
 import lconv_fast as lc
 from lconv_fast import nets
-from lconv_fast.initialization import normalise
+from lconv_fast.generators import normalise
 from lconv_fast.nets.resample import double, halve
 
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}

@@ -159,9 +159,9 @@ def test_bad_input():
     with pytest.raises(TypeError, match="vector fields"):
         P.from_layer(lc.LConv2d(2, 2, lc.StencilGenerators(torch.randn(1, 2), [[0, 1], [1, 0]])))
     with pytest.raises(ValueError, match="phi: expected"):
-        P.from_layer(lc.LConv2d(2, 2)).density(torch.randn(1, 3, 8, 8))
+        P.from_layer(lc.LConv2d(2, 2, "affine")).density(torch.randn(1, 3, 8, 8))
     with pytest.raises(ValueError, match="form: expected one of"):
-        P.from_layer(lc.LConv2d(2, 2)).density(torch.randn(1, 2, 8, 8), "other")
+        P.from_layer(lc.LConv2d(2, 2, "affine")).density(torch.randn(1, 2, 8, 8), "other")
     with pytest.raises(ValueError, match="h: expected shape"):
         P(1.0, torch.randn(2, 3))
     with pytest.raises(ValueError, match="m2: expected shape"):

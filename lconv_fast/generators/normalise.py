@@ -1,0 +1,56 @@
+"""The size of generators, as white noise sees it."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import torch
+
+from lconv_fast.generators.affine import AffineGenerators
+from lconv_fast.generators.base import Generators
+from lconv_fast.generators.dense import DenseGenerators
+from lconv_fast.generators.differential import DifferentialGenerators
+from lconv_fast.generators.field import FieldGenerators
+from lconv_fast.generators.stencil import StencilGenerators
+
+Kind = TypeVar("Kind", bound=Generators)
+
+# Kinds whose tensors (n_L, ...) are linear in L_i.
+LINEAR = (AffineGenerators, FieldGenerators, StencilGenerators, DifferentialGenerators, DenseGenerators)
+
+
+def normalise(generators: Kind) -> Kind:
+    """Divides each L_i by sqrt(r_i), in place: white noise keeps its variance, and the weights of all terms have one
+    size.
+
+    An optimiser such as Adam moves every weight by steps of one size. Where r_i differ much (1/2 for d_a, 4 n^2 + 2 n
+    for the Laplacian), those steps are small beside some weights and large beside others, and normalised generators
+    train better.
+
+    Raises TypeError for generators whose numbers are not linear in L_i (products, low rank), or that live on a graph.
+    """
+    if not isinstance(generators, LINEAR):
+        kinds = ", ".join(kind.__name__ for kind in LINEAR)
+        raise TypeError(f"generators: expected one of {kinds}, got {type(generators).__name__}")
+    numbers = [*generators.parameters(recurse=False), *generators.buffers(recurse=False)]
+    noise = rates(generators)
+    with torch.no_grad():
+        for tensor in numbers if noise else []:
+            size = torch.tensor(noise, dtype=tensor.dtype, device=tensor.device).sqrt()
+            tensor /= size.reshape(-1, *[1] * (tensor.dim() - 1))
+    return generators
+
+
+def rates(generators: Generators) -> list[float]:
+    """r_i, 1 for a generator that is zero; none on the meta device, where there are no numbers yet, as in nn.init.
+
+    Raises ValueError for numbers that are not finite.
+    """
+    noise = generators.mean_square()
+    if noise.is_meta:
+        return []
+    found = noise.tolist()
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"generators: expected finite numbers, their mean squares are {found}")
+    return [r or 1.0 for r in found]
