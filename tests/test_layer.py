@@ -197,7 +197,7 @@ def test_problem_list_is_complete():
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_channels_last_results_can_be_changed_in_place(ndim):
-    """As nn.ReLU(inplace=True) after the layer does: the result is no view, and its gradient is that of the activation."""
+    """As nn.ReLU(inplace=True) after the layer does: the result is no view; gradients are the activation's."""
     layer = (lc.LConv2d if ndim == 2 else lc.LConv3d)(3, 4)
     x = torch.randn(2, 3, *(5, 6, 4)[:ndim])
     x = x.to(memory_format=torch.channels_last if ndim == 2 else torch.channels_last_3d).requires_grad_()
