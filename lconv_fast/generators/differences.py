@@ -69,7 +69,7 @@ def stencil(orders: Sequence[Sequence[int]], accuracy: int | str) -> Taps:
 def table(taps: Taps) -> tuple[tuple[tuple[int, ...], ...], Tensor]:
     """The same differences on taps that each stand once: the K taps, and the weights (m, K) in float64."""
     places = {tap: k for k, tap in enumerate(sorted(set(taps[0])))}
-    weights = torch.zeros(taps[2][-1] + 1, len(places), dtype=torch.float64)
+    weights = torch.zeros(taps[2][-1] + 1, len(places), dtype=torch.float64, device="cpu")
     for tap, weight, component in zip(*taps, strict=True):
         weights[component, places[tap]] += weight
     return tuple(places), weights

@@ -95,7 +95,7 @@ class DerivativeGenerators(GridGenerators):
     def _set_derivatives(self, orders: Orders, accuracy: int | str, padding_mode: str) -> None:
         self.orders, self.padding_mode = orders, grid.padding_mode(padding_mode).name.lower()
         self.accuracy = accuracy
-        if accuracy == spectral.NAME:
+        if isinstance(accuracy, str) and accuracy == spectral.NAME:
             spectral.check_periodic(padding_mode)
         else:
             self._taps = differences.stencil(orders, accuracy)
