@@ -4,12 +4,24 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+
+
+class FreshBuild(build):
+    """Builds in a folder of its own: what CMake remembers of one build (the ninja and the Python of an environment that
+    pip removes afterwards), and modules that the tree no longer has, must not reach the next."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.folder = tempfile.TemporaryDirectory(prefix="lconv_fast-build-")
+        self.build_base = self.folder.name
 
 
 class CMakeBuild(build_ext):
@@ -39,5 +51,5 @@ class CMakeBuild(build_ext):
 setup(
     packages=[*find_packages(include=["lconv_fast*"]), "lconv_fast_bench"],
     ext_modules=[Extension("lconv_fast._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build": FreshBuild, "build_ext": CMakeBuild},
 )

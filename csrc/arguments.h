@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,6 +37,36 @@ inline Scalar scalar_of(const Tensor& t) {
     default:
       STD_TORCH_CHECK(false, "lconv_fast: expected float32, float64, bfloat16 or float16 tensors");
   }
+}
+
+inline size_t item_bytes(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
+
+// Past the interface of the stable ABI the allocator's own message is lost.
+template <class Allocate>
+Tensor allocated(const std::vector<int64_t>& sizes, ScalarType type, Allocate allocate) {
+  try {
+    return allocate();
+  } catch (const std::exception&) {
+    std::string shape;
+    double bytes = static_cast<double>(item_bytes(type));
+    for (const int64_t size : sizes) {
+      shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+      bytes *= static_cast<double>(size);
+    }
+    const std::string number = std::to_string(bytes);  // beyond 64 bits as well
+    throw std::runtime_error("lconv_fast: can't allocate memory: you tried to allocate " +
+                             number.substr(0, number.find('.')) + " bytes, for a tensor of shape (" + shape + ")");
+  }
+}
+
+inline std::vector<int64_t> sizes_of(const Tensor& t) {
+  std::vector<int64_t> result;
+  for (int64_t a = 0; a < t.dim(); ++a) result.push_back(t.size(a));
+  return result;
+}
+
+inline Tensor made_contiguous(const Tensor& t) {
+  return allocated(sizes_of(t), t.scalar_type(), [&] { return torch::stable::contiguous(t); });
 }
 
 // A Problem and the coefficient tensor that its pointer borrows from.
@@ -88,8 +119,11 @@ struct CheckedProblem {
     bool fits = given.dim() == static_cast<int64_t>(expected.size()) && given.is_cpu();
     for (size_t a = 0; fits && a < expected.size(); ++a) fits = given.size(a) == expected[a];
     STD_TORCH_CHECK(fits, "lconv_fast: the shape of coefficients does not fit the other arguments");
-    coefficients = given.scalar_type() == type ? given : torch::stable::to(given, type);
-    coefficients = torch::stable::contiguous(coefficients);
+    coefficients = given;
+    if (given.scalar_type() != type) {
+      coefficients = allocated(expected, type, [&] { return torch::stable::to(given, type); });
+    }
+    coefficients = made_contiguous(coefficients);
     p.coefficients = coefficients.data_ptr();
     if (p.kind != CoefficientKind::kAffine) return;
     if (type == ScalarType::Double) {

@@ -19,28 +19,8 @@ void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& bo
 
 namespace {
 
-// Past the interface of the stable ABI the allocator's own message is lost.
-template <class Allocate>
-Tensor allocated(const Integers& sizes, size_t item_bytes, Allocate allocate) {
-  try {
-    return allocate();
-  } catch (const std::exception&) {
-    std::string shape;
-    double bytes = static_cast<double>(item_bytes);
-    for (const int64_t size : sizes) {
-      shape += (shape.empty() ? "" : ", ") + std::to_string(size);
-      bytes *= static_cast<double>(size);
-    }
-    throw std::runtime_error("lconv_fast: can't allocate memory: you tried to allocate " +
-                             std::to_string(static_cast<int64_t>(bytes)) + " bytes, for a result of shape (" + shape +
-                             ")");
-  }
-}
-
-size_t item_bytes(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
-
 Tensor new_empty(const Tensor& like, const Integers& sizes, ScalarType type) {
-  return allocated(sizes, item_bytes(type), [&] { return torch::stable::new_empty(like, sizes, type); });
+  return allocated(sizes, type, [&] { return torch::stable::new_empty(like, sizes, type); });
 }
 
 // Laid out as `like` is: channels-last for channels-last, contiguous otherwise.
@@ -57,14 +37,13 @@ Tensor empty_like_format(const Tensor& like, const Integers& sizes) {
     step *= std::max<int64_t>(sizes[k], 1);
   }
   strides[0] = step;
-  return allocated(sizes, item_bytes(like.scalar_type()), [&] {
+  return allocated(sizes, like.scalar_type(), [&] {
     int32_t dtype = 0, device = 0, index = 0;
     AtenTensorHandle made = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
-    TORCH_ERROR_CODE_CHECK(
-        aoti_torch_empty_strided(ndim, sizes.data(), strides.data(), dtype, device, index, &made));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(ndim, sizes.data(), strides.data(), dtype, device, index, &made));
     return Tensor(made);
   });
 }
@@ -97,7 +76,7 @@ Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficien
     STD_TORCH_CHECK(
         bias->dim() == 1 && bias->size(0) == targets && bias->is_cpu() && bias->scalar_type() == input.scalar_type(),
         "lconv_fast: the shape or type of bias does not fit the other arguments");
-    shift = torch::stable::contiguous(*bias);
+    shift = made_contiguous(*bias);
   }
   Tensor output = empty_like_format(input, c.sizes(targets, transposed ? p.array : p.out));
   advise_huge_pages(output.data_ptr(), output.numel() * output.element_size());
@@ -144,14 +123,15 @@ Tensor correlate(const Tensor& input, const Tensor& weight, const Tensor& cotang
   }
   if (p.kind != CoefficientKind::kAffine || c.ndim == kAxes) return result;
   // Missing axes come first in the kernel's rows.
-  return torch::stable::contiguous(torch::stable::narrow(result, 2, kAxes - c.ndim, c.ndim + 1));
+  return made_contiguous(torch::stable::narrow(result, 2, kAxes - c.ndim, c.ndim + 1));
 }
 
 // dQ/df and dQ/dW of one cotangent; here nothing is shared.
 std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& input, const Tensor& weight,
                                     const Tensor& coefficients LCONV_PARAMETERS, bool identity) {
-  Tensor weight_gradient = gram(input, cotangent, coefficients LCONV_ARGUMENTS, identity);
-  return {apply(cotangent, weight, coefficients, std::nullopt LCONV_ARGUMENTS, identity, true), weight_gradient};
+  // The larger result first: where memory does not suffice, that shows before any work is done.
+  Tensor features = apply(cotangent, weight, coefficients, std::nullopt LCONV_ARGUMENTS, identity, true);
+  return {features, gram(input, cotangent, coefficients LCONV_ARGUMENTS, identity)};
 }
 
 // The sum of each channel over batch and points, the gradient of a bias.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from lconv_fast.ops.geometry import MOST_STEPS, PaddingMode, Stencil, Window
+from lconv_fast.ops.geometry import MOST_POINTS, MOST_STEPS, PaddingMode, Stencil, Window
 
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -64,6 +64,49 @@ def positive_int(name: str, value: object, most: int = MOST_STEPS) -> int:
     return number
 
 
+def extents(name: str, value: object, ndim: int | None = None) -> tuple[int, ...]:
+    """The shape of a grid, one point or more on each axis; None: on any number of axes."""
+    axes = "positive integers" if ndim is None else f"{ndim} positive integers"
+    expected = f"{name}: expected {axes}, the shape of a grid, got {value!r}"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(expected)
+    sizes = tuple(value)
+    if not all(map(_is_integer, sizes)):
+        raise TypeError(expected)
+    if not sizes or len(sizes) != (ndim or len(sizes)) or min(sizes) < 1:
+        raise ValueError(expected)
+    return sizes
+
+
+def rows_of_integers(name: str, value: object, shape: str) -> tuple[tuple[int, ...], ...]:
+    """Nested sequences, or a tensor, of integers."""
+    rows = value.tolist() if isinstance(value, Tensor) and value.dim() == 2 else value
+    expected = f"{name}: expected integers {shape}, got {value!r}"
+    if not isinstance(rows, Iterable) or isinstance(rows, (str, Tensor)):
+        raise TypeError(expected)
+    result = []
+    for row in rows:
+        if isinstance(row, str) or not isinstance(row, Iterable):
+            raise TypeError(expected)
+        numbers = tuple(row)
+        if not all(map(_is_integer, numbers)):
+            raise TypeError(expected)
+        result.append(tuple(map(int, numbers)))
+    return tuple(result)
+
+
+def check_points(name: str, f: Tensor, spatial: Sequence[int]) -> None:
+    """At least one point on each axis."""
+    if 0 in spatial:
+        raise ValueError(f"{name}: expected at least one point on each axis, got {tuple(f.shape)}")
+
+
+def check_dtype(dtype: object) -> None:
+    """`dtype` is None, or a type that the layers compute in."""
+    if dtype is not None and dtype not in FLOAT_TYPES:
+        raise TypeError(f"dtype: expected a real floating-point type, got {dtype}")
+
+
 def per_axis(name: str, value: object, ndim: int) -> tuple[int, ...]:
     """One positive integer for all axes, or one for each."""
     if isinstance(value, (tuple, list)):
@@ -83,6 +126,8 @@ def check_window(window: object, spatial: Sequence[int]) -> Window:
         if not isinstance(part, (tuple, list)) or len(part) != len(spatial) or not all(map(_is_integer, part)):
             raise TypeError(f"window: expected {expected}, got {window!r}")
     for first, size, whole in zip(origin, spatial, full, strict=True):
+        if whole > MOST_POINTS:
+            raise ValueError(f"window: expected a grid of at most 2^48 points, got one of {tuple(full)}")
         if first < 0 or first + size > whole:
             raise ValueError(
                 f"window: a grid of {tuple(spatial)} at {tuple(origin)} does not fit into one of {tuple(full)}"
@@ -127,6 +172,14 @@ def check_types(input: Tensor, **others: Tensor | None) -> None:
         half = input.dtype in (torch.float16, torch.bfloat16)
         if value.dtype != input.dtype and not (name == "generators" and half and value.dtype == torch.float32):
             raise TypeError(f"{name}: expected dtype {input.dtype} as input, got {value.dtype}")
+
+
+def check_on_grid(generators: object) -> None:
+    """Generators whose functions are (N, C, *spatial)."""
+    if getattr(generators, "channel_dim", 1) != 1:
+        raise TypeError(
+            f"generators: expected generators on a grid, got {type(generators).__name__}; graphs go to LConvGraph"
+        )
 
 
 # What nn.ConvNd takes and an L-conv has no use for, and what stands in its place.

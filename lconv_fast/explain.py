@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lconv_fast import _C
+from lconv_fast.checks import check_dtype, extents
 from lconv_fast.generators import Generators
 from lconv_fast.ops.geometry import Geometry, output_size
 
@@ -29,7 +30,7 @@ class Step:
     alternative: float  # cost of the path not taken, relative to the one taken; inf: there is none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     layer: str
     input_shape: tuple[int, ...]
@@ -54,9 +55,11 @@ class Explanation:
             ]
         return "\n".join(lines)
 
+    __repr__ = __str__
+
 
 def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> Explanation:
-    """Prints, and returns, how a layer works on an input of this shape on the CPU.
+    """How a layer works on an input of this shape on the CPU; print it, or read its fields.
 
     For the forward pass and for each gradient: the path chosen, by the costs that the kernels themselves compare, its
     products with C_in x C_out matrices, FLOPs, bytes of arguments and results; and the bytes held for backward.
@@ -73,9 +76,9 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
     generators = getattr(layer, "generators", None)
     if not isinstance(generators, Generators) or generators.ndim is None:
         raise TypeError(f"explain: expected a layer with generators on a grid, got {type(layer).__name__}")
-    shape = tuple(int(size) for size in input_shape)
-    ndim = generators.ndim
-    if len(shape) not in (ndim + 1, ndim + 2) or shape[-ndim - 1] != layer.in_channels or min(shape[-ndim:]) < 1:
+    check_dtype(dtype)
+    shape, ndim = extents("input_shape", input_shape), generators.ndim
+    if len(shape) not in (ndim + 1, ndim + 2) or shape[-ndim - 1] != layer.in_channels:
         raise ValueError(
             f"explain: expected a shape (N, {layer.in_channels}, *spatial) with {ndim} spatial axes, got {shape}"
         )
@@ -126,7 +129,7 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
         )
     # Coefficients that are put together for the call, as matrix and shift are.
     held = 0 if any(coefficients is own for own in (*generators.parameters(), *generators.buffers())) else numbers
-    result = Explanation(
+    return Explanation(
         layer=type(layer).__name__,
         input_shape=shape,
         output_shape=(*shape[: -ndim - 1], layer.out_channels, *output_size(spatial, layer.stride)),
@@ -134,5 +137,3 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
         steps=tuple(steps),
         bytes_held=held,
     )
-    print(result)
-    return result

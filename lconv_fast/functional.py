@@ -13,6 +13,7 @@ from lconv_fast.checks import (
     check_groups,
     check_halo,
     check_input_type,
+    check_on_grid,
     check_types,
     check_window,
     per_axis,
@@ -83,10 +84,8 @@ def lconv_for(
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
-    if generators.channel_dim != 1:
-        raise TypeError(
-            f"generators: expected generators on a grid, got {type(generators).__name__}; graphs go to LConvGraph"
-        )
+    check_on_grid(generators)
+    generators.check_filled()
     groups = positive_int("groups", groups)
     outs, ins = weight.shape[1], weight.shape[2] * groups
     _check_input(caller, input, ins, ndim)

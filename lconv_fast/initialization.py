@@ -16,6 +16,8 @@ def keep_variance(weight: Tensor, generators: Generators, fan_in: int) -> None:
 
     r_i = `generators.mean_square()`: the variance that L_i gives to white noise of variance 1.
     """
+    if weight.is_meta:  # nothing to fill yet, as in nn.init
+        return
     with torch.no_grad():
         if noise := rates(generators):
             for part, r in zip(weight, [1.0, *noise], strict=True):
@@ -24,6 +26,8 @@ def keep_variance(weight: Tensor, generators: Generators, fan_in: int) -> None:
 
 def keep_variance_factorized(weight0: Tensor, epsilon: Tensor, generators: Generators, fan_in: int) -> None:
     """The same variance of W^i = W^0 eps^i: Var eps^i = 1 / (fan_in r_i). weight0 (out, in), epsilon (n_L, in, in)."""
+    if weight0.is_meta:
+        return
     with torch.no_grad():
         if noise := rates(generators):
             uniform(weight0, 1 / ((len(noise) + 1) * fan_in))

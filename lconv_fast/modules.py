@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lconv_fast.checks import (
-    FLOAT_TYPES,
+    check_dtype,
     check_float,
     check_groups,
     check_no_kernel,
+    check_on_grid,
     check_types,
     per_axis,
     positive_int,
@@ -19,6 +20,13 @@ from lconv_fast.checks import (
 from lconv_fast.functional import autocast, lconv_for
 from lconv_fast.generators import Generators, GraphGenerators, named
 from lconv_fast.initialization import keep_variance, keep_variance_factorized
+
+G = TypeVar("G", bound=Generators)
+
+
+def _moved(generators: G, device: torch.device | str | None, dtype: torch.dtype | None) -> G:
+    # nn.Module.to replaces parameters even where nothing is asked for, which fake ones refuse.
+    return generators if device is None and dtype is None else generators.to(device=device, dtype=dtype)
 
 
 class _LConv(nn.Module):
@@ -44,12 +52,11 @@ class _LConv(nn.Module):
         self.in_channels = positive_int("in_channels", in_channels)
         self.out_channels = positive_int("out_channels", out_channels)
         check_groups(groups, in_channels, out_channels)
-        if dtype is not None and dtype not in FLOAT_TYPES:
-            raise TypeError(f"dtype: expected a real floating-point type, got {dtype}")
+        check_dtype(dtype)
         self.groups = groups
         self.stride = per_axis("stride", stride, self.ndim)
         self.factorized = factorized
-        self.generators = self._make_generators(generators, generator_keywords).to(device=device, dtype=dtype)
+        self.generators = _moved(self._make_generators(generators, generator_keywords), device, dtype)
 
         count, ins = self.generators.num_generators, in_channels // groups
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -69,6 +76,7 @@ class _LConv(nn.Module):
             return named(generators, self.ndim, **keywords)
         if not isinstance(generators, Generators):
             raise TypeError(f"generators: expected a name or a Generators object, got {type(generators).__name__}")
+        check_on_grid(generators)
         if keywords:
             raise TypeError(
                 f"{type(self).__name__}: {', '.join(keywords)}: these go with a name; a Generators object has its own"
@@ -212,7 +220,8 @@ class LConvGraph(nn.Module):
         self.out_channels = positive_int("out_channels", out_channels)
         if getattr(generators, "channel_dim", None) != -1:
             raise TypeError(f"generators: expected GraphGenerators, got {type(generators).__name__}")
-        self.generators = generators.to(device=device, dtype=dtype)
+        check_dtype(dtype)
+        self.generators = _moved(generators, device, dtype)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(generators.num_generators + 1, out_channels, in_channels, **factory))
         self.bias = nn.Parameter(torch.empty(out_channels, **factory)) if bias else None
@@ -229,6 +238,7 @@ class LConvGraph(nn.Module):
         f = input if input.dim() == 3 else input.unsqueeze(0)
         if f.shape[2] != self.in_channels:
             raise ValueError(f"input: expected {self.in_channels} channels, got shape {tuple(input.shape)}")
+        self.generators.check_filled()
         self.generators.check_shape(f.shape[1:2])
         coefficients = self.generators.coefficients()
         f, weight, bias = autocast(f, self.weight, self.bias)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -13,6 +15,10 @@ from lconv_fast.checks import check_float, check_generators
 from lconv_fast.generators import algebras
 from lconv_fast.generators.on_grid import DerivativeGenerators, spread, unit_orders
 from lconv_fast.ops.geometry import CoefficientKind, Stencil
+
+
+def _is_scale(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= sys.float_info.max  # type: ignore[operator]
 
 
 class AffineGenerators(DerivativeGenerators):
@@ -60,7 +66,7 @@ class AffineGenerators(DerivativeGenerators):
             raise TypeError(
                 f"shift: expected {matrix.dtype} on {matrix.device} as matrix, got {shift.dtype} on {shift.device}"
             )
-        if coordinate_scale is not None and not (isinstance(coordinate_scale, Real) and coordinate_scale > 0):
+        if coordinate_scale is not None and not _is_scale(coordinate_scale):
             raise ValueError(f"coordinate_scale: expected a positive number or None, got {coordinate_scale!r}")
         self.num_generators, self.ndim = count, ndim
         self._set_derivatives(unit_orders(ndim), accuracy, padding_mode)
@@ -75,7 +81,9 @@ class AffineGenerators(DerivativeGenerators):
         n_L for n axes: translation n, rotation n(n-1)/2, scaling 1, se n + n(n-1)/2, similitude se + 1, sl n^2 - 1,
         gl n^2, affine n^2 + n, lorentz n(n-1)/2 (axis 0 is time). Raises ValueError for another name.
         """
-        return cls(*algebras.named(name, ndim), **keywords)
+        result = cls(*algebras.named(name, ndim), **keywords)
+        result._remake = partial(algebras.named, name, ndim)
+        return result
 
     def coefficients(self) -> Tensor:
         return torch.cat([self.matrix, self.shift.unsqueeze(-1)], dim=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ def named(name: str, ndim: int) -> tuple[Tensor, Tensor]:
 
     Raises ValueError for a name that is not in ALGEBRAS, and for one that has no generators on so few axes.
     """
-    if name not in ALGEBRAS:
+    if not isinstance(name, str) or name not in ALGEBRAS:
         raise ValueError(f"generators: expected one of {', '.join(ALGEBRAS)}, got {name!r}")
     check_ndim(ndim)
     fields = ALGEBRAS[name](ndim)
@@ -85,5 +86,5 @@ def named(name: str, ndim: int) -> tuple[Tensor, Tensor]:
 
 
 def check_ndim(ndim: object) -> None:
-    if ndim not in (1, 2, 3):
+    if isinstance(ndim, bool) or not isinstance(ndim, Integral) or ndim not in (1, 2, 3):
         raise ValueError(f"ndim: expected 1, 2 or 3 axes, got {ndim!r}")

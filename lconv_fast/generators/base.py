@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lconv_fast import form, grid
-from lconv_fast.checks import check_float, check_types
+from lconv_fast.checks import check_float, check_points, check_types, extents
 from lconv_fast.ops.geometry import CoefficientKind, PaddingMode, Stencil, accumulate_type
 
 Self = TypeVar("Self", bound="Generators")
@@ -31,6 +32,10 @@ class Generators(nn.Module, ABC):
     ndim: int | None = None  # spatial axes; None: any number, or no grid at all
     channel_dim: int = 1  # of f: (N, C, *spatial) on grids, (N, nodes, C) with -1
     transposed: bool = False
+    # Makes the numbers of a named basis again, in the order of the tensors.
+    _remake: Callable[[], tuple[Tensor, ...]] | None = None
+    _changes: tuple[Callable[[Any], Any], ...] = ()  # and what was done to them since (generators.normalise)
+    _raw: dict[str, tuple[Tensor, int]] = {}  # noqa: RUF012 - replaced, never changed
 
     @abstractmethod
     def coefficients(self) -> Tensor:
@@ -60,6 +65,8 @@ class Generators(nn.Module, ABC):
         axes = "" if self.ndim is None else f" with {self.ndim} spatial axes"
         dims = tuple(range(3, 16)) if self.ndim is None else (self.ndim + 2,)
         check_float("f", f, dims, f"(N, C, *spatial){axes}")
+        check_points("f", f, f.shape[2:])
+        self.check_filled()
         self.check_shape(f.shape[2:])
         coefficients = self.coefficients()
         check_types(f, generators=coefficients)
@@ -90,10 +97,10 @@ class Generators(nn.Module, ABC):
 
     def to_dense(self, spatial_shape: Sequence[int]) -> Tensor:
         """The matrices (n_L, d, d), d = prod(spatial_shape), points in row-major order. For tests and small grids."""
-        self.check_shape(tuple(spatial_shape))
-        v = self.coefficients()
-        points = torch.Size(spatial_shape).numel()
-        units = torch.eye(points, dtype=v.dtype, device=v.device).reshape(points, 1, *spatial_shape)
+        spatial = extents("spatial_shape", spatial_shape)
+        self.check_shape(spatial)
+        v, points = self.coefficients(), math.prod(spatial)
+        units = torch.eye(points, dtype=v.dtype, device=v.device).reshape(points, 1, *spatial)
         return self(units)[:, :, 0].flatten(2).permute(1, 2, 0)
 
     def transpose(self: Self) -> Self:
@@ -112,6 +119,57 @@ class Generators(nn.Module, ABC):
             )
         result.transposed = not self.transposed
         return result
+
+    def reset_parameters(self) -> None:
+        """Gives a named basis its numbers again; others keep theirs.
+
+        Raises RuntimeError where those are memory that nothing was written to (`check_filled`).
+        """
+        if self._remake is None or not self._named_tensors():
+            return self.check_filled()
+        with torch.no_grad(), torch.device("cpu"):
+            for tensor, numbers in zip(self._named_tensors().values(), self._remake(), strict=True):
+                tensor.copy_(numbers)
+        self._raw = {}
+        for change in self._changes:
+            change(self)
+
+    def check_filled(self) -> None:
+        """Raises RuntimeError for numbers that came from the meta device, as memory nothing was written to."""
+        # A trace holds no counts of writes.
+        if torch.compiler.is_compiling():
+            return
+        if raw := [name for name in self._raw if self._is_raw(name)]:
+            raise RuntimeError(
+                f"generators: {' and '.join(raw)} of {type(self).__name__} came from the meta device and were never "
+                "filled: load a state dict, or make the generators on the device where they are used"
+            )
+
+    def _named_tensors(self) -> dict[str, Tensor]:
+        return {name: t for name, t in (*self._parameters.items(), *self._buffers.items()) if t is not None}
+
+    def _is_raw(self, name: str) -> bool:
+        """The very tensor that came from the meta device, and not written to since."""
+        tensor, version = self._raw.get(name, (None, 0))
+        return tensor is not None and tensor is self._named_tensors().get(name) and tensor._version == version
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        lost = [name for name, t in self._named_tensors().items() if t.is_meta or self._is_raw(name)]
+        super()._apply(fn, recurse)
+        now = self._named_tensors()
+        # Inference tensors have no count of writes.
+        self._raw = {n: (now[n], now[n]._version) for n in lost if not (now[n].is_meta or now[n].is_inference())}
+        if self._raw and self._remake is not None:
+            self.reset_parameters()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_raw": [name for name in self._raw if self._is_raw(name)]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        now = self._named_tensors()
+        self._raw = {name: (now[name], now[name]._version) for name in state.get("_raw", ())}
 
     def extra_repr(self) -> str:
         return f"num_generators={self.num_generators}" + (", transposed=True" if self.transposed else "")

@@ -28,7 +28,7 @@ def named(name: str, ndim: int = 2, **keywords: Any) -> Generators:
     same, each divided by its root mean square on white noise, which trains better) and second (d_a and all d_a d_b with
     a <= b, n + n (n + 1) / 2). Raises ValueError for another name.
     """
-    if name not in BASES:
+    if not isinstance(name, str) or name not in BASES:
         raise ValueError(f"generators: expected one of {', '.join(BASES)}, got {name!r}")
     algebras.check_ndim(ndim)
     return BASES[name](ndim, **keywords)

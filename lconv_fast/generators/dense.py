@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lconv_fast.checks import check_generators
+from lconv_fast.checks import check_generators, extents
 from lconv_fast.generators.base import Generators
 from lconv_fast.ops.geometry import accumulate_type
 
@@ -42,7 +42,8 @@ class DenseGenerators(Generators):
         return moved.reshape(*moved.shape[:3], *f.shape[2:])
 
     def to_dense(self, spatial_shape: Sequence[int]) -> Tensor:
-        self.check_shape(spatial_shape)
+        self.check_shape(extents("spatial_shape", spatial_shape))
+        self.check_filled()
         return self.coefficients()
 
     def mean_square(self) -> Tensor:

@@ -66,17 +66,16 @@ def stencil(orders: Sequence[Sequence[int]], accuracy: int | str) -> Taps:
     return tuple(taps), tuple(weights), tuple(components)
 
 
-def table(taps: Taps) -> tuple[tuple[tuple[int, ...], ...], Tensor]:
-    """The same differences on taps that each stand once: the K taps, and the weights (m, K) in float64."""
+def table(taps: Taps) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[float, ...], ...]]:
+    """The same differences on taps that each stand once: the K taps, and the weights (m, K)."""
     places = {tap: k for k, tap in enumerate(sorted(set(taps[0])))}
-    # On the CPU also under torch.device("meta"), where these numbers would be lost.
-    weights = torch.zeros(taps[2][-1] + 1, len(places), dtype=torch.float64, device="cpu")
+    weights = [[0.0] * len(places) for _ in range(taps[2][-1] + 1)]
     for tap, weight, component in zip(*taps, strict=True):
-        weights[component, places[tap]] += weight
-    return tuple(places), weights
+        weights[component][places[tap]] += weight
+    return tuple(places), tuple(map(tuple, weights))
 
 
 def noise(taps: Taps) -> Tensor:
     """The mean of D_m f D_k f for white noise f of variance 1: (m, m)."""
-    _, weights = table(taps)
+    weights = torch.tensor(table(taps)[1], dtype=torch.float64)
     return weights @ weights.T

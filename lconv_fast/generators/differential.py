@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations_with_replacement
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lconv_fast.checks import check_generators
+from lconv_fast.checks import check_generators, rows_of_integers
 from lconv_fast.generators.on_grid import DerivativeGenerators, Orders, unit_orders
 
 MOST_ORDER = 2  # along one axis, as the tables of differences have
@@ -43,9 +44,9 @@ class DifferentialGenerators(DerivativeGenerators):
         learnable: bool = False,
     ) -> None:
         super().__init__()
-        alphas = tuple(tuple(alpha) for alpha in orders)
+        alphas = rows_of_integers("orders", orders, "(m, n)")
         ndim = len(alphas[0]) if alphas else 0
-        valid = all(len(a) == ndim and all(type(p) is int and 0 <= p <= MOST_ORDER for p in a) for a in alphas)
+        valid = all(len(a) == ndim and all(0 <= p <= MOST_ORDER for p in a) for a in alphas)
         if not 1 <= ndim <= 3 or not valid:
             raise ValueError(f"orders: expected (m, n) integers from 0 to {MOST_ORDER}, n = 1, 2 or 3, got {orders!r}")
         check_generators(
@@ -72,16 +73,30 @@ class DifferentialGenerators(DerivativeGenerators):
 def translation_and_laplacian(ndim: int, **keywords: Any) -> DifferentialGenerators:
     """d_a for each axis, then the Laplacian sum_a d_a d_a: n + 1 generators."""
     first, second = unit_orders(ndim), tuple(tuple(2 * o for o in alpha) for alpha in unit_orders(ndim))
-    coefficients = torch.zeros(ndim + 1, 2 * ndim)
-    coefficients[:ndim, :ndim] = torch.eye(ndim)
-    coefficients[ndim, ndim:] = 1.0
-    return DifferentialGenerators(coefficients, (*first, *second), **keywords)
+    return _named(partial(_gradient_and_sum, ndim), (*first, *second), **keywords)
 
 
 def second_order(ndim: int, **keywords: Any) -> DifferentialGenerators:
     """d_a for each axis, then d_a d_b for a <= b: n + n (n + 1) / 2 generators."""
     orders = first_and_second(ndim)
-    return DifferentialGenerators(torch.eye(len(orders)), orders, **keywords)
+    return _named(partial(torch.eye, len(orders)), orders, **keywords)
+
+
+def _gradient_and_sum(ndim: int) -> Tensor:
+    coefficients = torch.zeros(ndim + 1, 2 * ndim)
+    coefficients[:ndim, :ndim] = torch.eye(ndim)
+    coefficients[ndim, ndim:] = 1.0
+    return coefficients
+
+
+def _named(coefficients: Callable[[], Tensor], orders: Orders, **keywords: Any) -> DifferentialGenerators:
+    result = DifferentialGenerators(coefficients(), orders, **keywords)
+    result._remake = partial(_alone, coefficients)
+    return result
+
+
+def _alone(make: Callable[[], Tensor]) -> tuple[Tensor]:
+    return (make(),)
 
 
 def first_and_second(ndim: int) -> Orders:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lconv_fast.checks import check_float, check_generators, check_types, positive_int
+from lconv_fast.checks import check_float, check_generators, check_types, extents, positive_int
 from lconv_fast.generators.base import Generators, full_precision, mix_channels
 from lconv_fast.generators.mesh import gradient_edges
 from lconv_fast.generators.on_grid import GridGenerators
@@ -54,12 +55,13 @@ class GraphGenerators(Generators):
     ) -> None:
         super().__init__()
         self.num_nodes = positive_int("num_nodes", num_nodes)
-        check_edges(edge_index, num_nodes)
+        check_edges(edge_index, self.num_nodes)
         if isinstance(edge_weight, Tensor) and edge_weight.dim() == 1:
             edge_weight = edge_weight.unsqueeze(0)
         check_generators("edge_weight", edge_weight, (2,), "(E,) or (n_L, E)")
         if edge_weight.shape[1] != edge_index.shape[1]:
             raise ValueError(f"edge_weight: expected {edge_index.shape[1]} edges, got {edge_weight.shape[1]}")
+        _check_one_device(edge_index, edge_weight)
         self.num_generators, self.incidence = edge_weight.shape[0], incidence
         self.register_buffer("edge_index", edge_index.detach().long().clone())
         self._keep("edge_weight", edge_weight, learnable)
@@ -92,17 +94,19 @@ class GraphGenerators(Generators):
         if normalization not in NORMALIZATIONS:
             valid = ", ".join(map(repr, NORMALIZATIONS))
             raise ValueError(f"normalization: expected one of {valid}, got {normalization!r}")
+        if num_nodes is not None:
+            num_nodes = positive_int("num_nodes", num_nodes)
         check_edges(edge_index, num_nodes)
         if num_nodes is None:
             if not edge_index.numel():
                 raise ValueError("num_nodes: expected a number, since there are no edges to tell it by")
             num_nodes = int(edge_index.max()) + 1
-        num_nodes = positive_int("num_nodes", num_nodes)
         if edge_weight is None:
             edge_weight = torch.ones(edge_index.shape[1], device=edge_index.device)
         check_float("edge_weight", edge_weight, (1,), "(E,)")
         if edge_weight.shape[0] != edge_index.shape[1]:
             raise ValueError(f"edge_weight: expected {edge_index.shape[1]} edges, got {edge_weight.shape[0]}")
+        _check_one_device(edge_index, edge_weight)
         index, weight = edge_index.long(), edge_weight
         if normalization == "gcn" if self_loops is None else self_loops:
             alone = torch.ones(num_nodes, dtype=torch.bool, device=index.device)
@@ -130,7 +134,10 @@ class GraphGenerators(Generators):
 
         Raises TypeError for generators without taps, ValueError for a grid that they do not fit.
         """
-        spatial = tuple(spatial)
+        if not isinstance(generators, GridGenerators):
+            raise TypeError(f"generators: expected generators of taps on a grid, got {type(generators).__name__}")
+        spatial = extents("spatial", spatial, generators.ndim)
+        generators.check_filled()
         generators.check_shape(spatial)
         stencil = generators.stencil()
         if stencil is None:
@@ -197,6 +204,7 @@ class GraphGenerators(Generators):
     def forward(self, f: Tensor) -> Tensor:
         """L_i f for every i: (N, nodes, C) -> (N, n_L, nodes, C), differentiable to every order."""
         check_float("f", f, (3,), "(N, nodes, C)")
+        self.check_filled()
         self.check_shape(f.shape[1:2])
         check_types(f, generators=self.edge_weight)
         with full_precision(f):
@@ -249,7 +257,7 @@ class GraphGenerators(Generators):
             return y.to(input.dtype)
 
     def to_dense(self, spatial_shape: Sequence[int]) -> Tensor:
-        if torch.Size(spatial_shape).numel() != self.num_nodes:
+        if math.prod(extents("spatial_shape", spatial_shape)) != self.num_nodes:
             raise ValueError(f"spatial_shape: expected {self.num_nodes} nodes, got {tuple(spatial_shape)}")
         one = torch.eye(self.num_nodes, dtype=self.edge_weight.dtype, device=self.edge_weight.device)
         return self.forward(one.unsqueeze(0))[0]
@@ -270,6 +278,11 @@ class GraphGenerators(Generators):
             + f", nodes={self.num_nodes}, edges={self.edge_index.shape[1]}"
             + (", incidence=True" if self.incidence else "")
         )
+
+
+def _check_one_device(edge_index: Tensor, edge_weight: Tensor) -> None:
+    if edge_weight.device != edge_index.device:
+        raise TypeError(f"edge_weight: expected device {edge_index.device} as edge_index, got {edge_weight.device}")
 
 
 def check_edges(edge_index: object, num_nodes: int | None) -> None:

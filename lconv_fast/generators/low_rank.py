@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lconv_fast.checks import check_float, check_generators
+from lconv_fast.checks import check_float, check_generators, extents
 from lconv_fast.generators.base import Generators
 from lconv_fast.generators.dense import check_points
 from lconv_fast.ops.geometry import accumulate_type
@@ -63,7 +63,8 @@ class LowRankGenerators(Generators):
         return moved.reshape(*moved.shape[:3], *f.shape[2:])
 
     def to_dense(self, spatial_shape: Sequence[int]) -> Tensor:
-        self.check_shape(spatial_shape)
+        self.check_shape(extents("spatial_shape", spatial_shape))
+        self.check_filled()
         left, right = self.coefficients()
         return left @ right.transpose(1, 2)
 

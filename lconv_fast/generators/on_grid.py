@@ -95,7 +95,7 @@ class DerivativeGenerators(GridGenerators):
     def _set_derivatives(self, orders: Orders, accuracy: int | str, padding_mode: str) -> None:
         self.orders, self.padding_mode = orders, grid.padding_mode(padding_mode).name.lower()
         self.accuracy = accuracy
-        if accuracy == spectral.NAME:
+        if isinstance(accuracy, str) and accuracy == spectral.NAME:
             spectral.check_periodic(padding_mode)
         else:
             self._taps = differences.stencil(orders, accuracy)
@@ -107,7 +107,7 @@ class DerivativeGenerators(GridGenerators):
         taps, weights = differences.table(self._taps)
         count, m, all_taps = self.num_generators, len(self.orders), len(self._taps[0])
         if 2 * count * len(taps) <= all_taps + count * m + count * all_taps:
-            self._weights_of_taps = tuple(map(tuple, weights.tolist()))
+            self._weights_of_taps = weights
             self._taps = taps, (1.0,) * len(taps), tuple(range(len(taps)))
 
     def _on_taps(self, v: Tensor) -> Tensor:

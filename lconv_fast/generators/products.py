@@ -8,6 +8,7 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
+from lconv_fast.checks import extents, rows_of_integers
 from lconv_fast.generators.affine import AffineGenerators
 from lconv_fast.generators.differential import first_and_second
 from lconv_fast.generators.on_grid import DerivativeGenerators, spread
@@ -55,18 +56,20 @@ class ProductGenerators(DerivativeGenerators):
         if generators.transposed:
             raise ValueError("generators: expected vector fields, got transposes; transpose the products instead")
         count, n = generators.num_generators, generators.ndim
-        words = list(combinations_with_replacement(range(count), 2)) if pairs is None else [tuple(p) for p in pairs]
+        every = tuple(combinations_with_replacement(range(count), 2))
+        words = every if pairs is None else rows_of_integers("pairs", pairs, "(i, j) or (i,)")
         for word in words:
-            if len(word) not in (1, 2) or not all(type(i) is int and 0 <= i < count for i in word):
+            if len(word) not in (1, 2) or not all(0 <= i < count for i in word):
                 raise ValueError(f"pairs: expected (i, j) or (i,) with generators 0 to {count - 1}, got {word!r}")
         if not words:
             raise ValueError("pairs: expected at least one element")
-        if spatial is None and (generators.matrix.requires_grad or bool(generators.matrix.any())):
+        matrix = generators.matrix
+        if spatial is None and (matrix.is_meta or matrix.requires_grad or bool(matrix.any())):
             raise ValueError("spatial: expected the shape of the grid, since these fields depend on x; got None")
-        if spatial is not None and (len(spatial) != n or not all(type(size) is int and size > 0 for size in spatial)):
-            raise ValueError(f"spatial: expected {n} extents of a grid, got {tuple(spatial)}")
+        if spatial is not None:
+            spatial = extents("spatial", spatial, n)
         self.num_generators, self.ndim = len(words), n
-        self.words, self.symmetrised = words, symmetrised
+        self.words, self.symmetrised = list(words), symmetrised
         self.spatial = None if spatial is None else tuple(spatial)
         self._set_derivatives(first_and_second(n), generators.accuracy, generators.padding_mode)
         self.generators = generators
@@ -99,6 +102,9 @@ class ProductGenerators(DerivativeGenerators):
                 along = (first(i, j) + first(j, i)) / 2 if self.symmetrised else first(i, j)
                 result.append(torch.cat([along, second(i, j)]))
         return self._on_taps(torch.stack(result))
+
+    def check_filled(self) -> None:
+        self.generators.check_filled()
 
     def grid_shape(self) -> tuple[int, ...] | None:
         return self.spatial

@@ -76,4 +76,4 @@ def noise(orders: Sequence[Sequence[int]]) -> Tensor:
         return 0.0 if (a + b) % 2 else (-1) ** ((a - b) // 2) * math.pi ** (a + b) / (a + b + 1)
 
     rows = [[math.prod(map(mean, alpha, beta)) for beta in orders] for alpha in orders]
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")

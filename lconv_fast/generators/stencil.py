@@ -10,7 +10,7 @@ from torch import Tensor
 from lconv_fast import grid
 from lconv_fast.checks import check_generators
 from lconv_fast.generators.on_grid import GridGenerators, spread
-from lconv_fast.ops.geometry import CoefficientKind, Stencil
+from lconv_fast.ops.geometry import MOST_STEPS, CoefficientKind, Stencil
 
 
 class StencilGenerators(GridGenerators):
@@ -34,11 +34,16 @@ class StencilGenerators(GridGenerators):
         learnable: bool = False,
     ) -> None:
         super().__init__()
-        offsets = torch.as_tensor(taps)
+        try:
+            offsets = torch.as_tensor(taps, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"taps: expected integer offsets (K, n), got {taps!r}") from error
         if offsets.dtype.is_floating_point or offsets.dtype.is_complex or offsets.dtype == torch.bool:
             raise TypeError(f"taps: expected integer offsets (K, n), got {offsets.dtype}")
         if offsets.dim() != 2 or not 1 <= offsets.shape[1] <= 3 or offsets.shape[0] == 0:
             raise ValueError(f"taps: expected shape (K, n) with n = 1, 2 or 3, got {tuple(offsets.shape)}")
+        if bool((offsets.abs() > MOST_STEPS).any()):
+            raise ValueError(f"taps: expected offsets up to {MOST_STEPS}, got {offsets.tolist()}")
         count, ndim = offsets.shape
         check_generators(
             "coefficients", coefficients, (2, ndim + 2), f"(n_L, K) or (n_L, K, *spatial) with {ndim} axes"
