@@ -22,7 +22,7 @@ def blocks_of(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # limits.md shows that it is refused
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # limits.md shows what goes through it
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda page: page.name)
 def test_examples(page, tmp_path, monkeypatch):
     """A page's blocks, one after the other, in one scope and an empty folder."""
