@@ -11,7 +11,7 @@ STAMPS := $(VENV)/.lconv_fast
 BUILT := $(STAMPS)/built-$(shell pwd | cksum | cut -d' ' -f1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: env build demo test check-kernels sanitize lint format clean
+.PHONY: env build demo test docs check-kernels sanitize lint format clean
 
 env: $(STAMPS)/env
 build: $(BUILT)
@@ -25,7 +25,7 @@ $(STAMPS)/env: constraints.txt pyproject.toml | $(STAMPS)/venv
 	$(PIP) install -q -c constraints.txt torch numpy
 	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel "pybind11>=2.13" cmake ninja
 	$(PIP) install -q -c constraints.txt typer rich scikit-learn scikit-image matplotlib scipy safetensors triton pytest pytest-benchmark hypothesis \
-	  ruff mypy clang-format
+	  ruff mypy clang-format mkdocs-material "mkdocstrings[python]"
 	touch $@
 
 $(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/kernels/*.* csrc/kernels/pack/*.*)
@@ -37,6 +37,10 @@ demo: build
 
 test: build
 	$(BIN)/python -m pytest tests
+
+# The site, into build/site; a warning is an error.
+docs: build
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR) $(BIN)/mkdocs build --strict --quiet
 
 # The kernels against their definition, under sanitizers, for each instruction set (tests/native).
 check-kernels: env

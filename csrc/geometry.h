@@ -1,5 +1,5 @@
 // What a call of the operators is about, apart from its tensors, and the one road from there to a Problem.
-// lconv_fast/ops/geometry.py holds the same list for Python and Triton; tests/test_geometry.py compares the two.
+// lconv_fast/ops/geometry.py holds the same list for Python and Triton; tests/test_sizes.py compares the two.
 #pragma once
 
 #include <optional>

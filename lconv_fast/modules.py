@@ -125,7 +125,7 @@ class _LConv(nn.Module):
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(
             f"{type(self).__name__}: torch.jit.script does not compile L-conv layers; use torch.compile, torch.export, "
-            "or script the model that lconv_fast.convert.lower makes of it"
+            "or torch.jit.trace the model that lconv_fast.convert.lower makes of it"
         )
 
     def extra_repr(self) -> str:

@@ -17,7 +17,7 @@ MOST_ORDER = 2  # along one axis, as the tables of differences have
 
 
 class DifferentialGenerators(DerivativeGenerators):
-    """L_i = sum_m c[i,m](x) d^alpha_m, d^alpha = d_1^alpha_1 .. d_n^alpha_n with orders 0, 1 or 2 in each axis.
+    """`L_i = sum_m c[i,m](x) d^alpha_m`, d^alpha = d_1^alpha_1 .. d_n^alpha_n with orders 0, 1 or 2 in each axis.
 
     d_a and d_a d_a are central differences of order `accuracy` (f[x+1] - 2 f[x] + f[x-1] at 2), and d_a d_b with a != b
     the product of the first differences of a and b. Derivatives are per pixel.

@@ -35,7 +35,7 @@ class GridGenerators(Generators):
 
     @abstractmethod
     def sample(self, spatial: Sequence[int], coefficients: Tensor | None = None) -> Tensor:
-        """v[i,m](x) at each point of a grid: (n_L, m, *spatial). By default of these generators' own coefficients."""
+        """`v[i,m](x)` at each point of a grid: (n_L, m, *spatial). By default of these generators' own coefficients."""
 
     def grid_shape(self) -> tuple[int, ...] | None:
         """The only grid these generators fit, None when any does."""
@@ -82,7 +82,7 @@ class GridGenerators(Generators):
 
 
 class DerivativeGenerators(GridGenerators):
-    """L_i = sum_m v[i,m](x) d^alpha_m, with multi-indices alpha_m of at most second order in each axis.
+    """`L_i = sum_m v[i,m](x) d^alpha_m`, with multi-indices alpha_m of at most second order in each axis.
 
     d^alpha is a product over the axes of central differences of order `accuracy`, or band-limited ("spectral").
     """

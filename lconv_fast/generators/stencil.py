@@ -14,7 +14,7 @@ from lconv_fast.ops.geometry import MOST_STEPS, CoefficientKind, Stencil
 
 
 class StencilGenerators(GridGenerators):
-    """(L_i f)[x] = sum_k s[i,k](x) f[x + taps[k]]: a free weighting of neighbours, section 4 of Dehmamy et al. 2021.
+    """`(L_i f)[x] = sum_k s[i,k](x) f[x + taps[k]]`: a free weighting of neighbours, section 4 of Dehmamy et al. 2021.
 
     Args:
         coefficients: (n_L, K), the same at each point (an ordinary convolution), or (n_L, K, *spatial), which fixes
@@ -80,7 +80,7 @@ class StencilGenerators(GridGenerators):
         return Stencil(kind, self.taps, (1.0,) * count, tuple(range(count)), mode, transposed=self.transposed)
 
     def mean_square(self) -> Tensor:
-        """r_i = mean over x of sum_k s[i,k](x)^2 (for taps that differ)."""
+        """r_i = mean over x of `sum_k s[i,k](x)^2` (for taps that differ)."""
         with torch.no_grad():
             return self.weights.double().square().sum(1).reshape(self.num_generators, -1).mean(1)
 

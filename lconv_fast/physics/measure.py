@@ -117,7 +117,7 @@ def invariant_loss(
     *,
     generators: AffineGenerators | None = None,
 ) -> Tensor:
-    """I[Phi; W] = sum_n sum_x mu(x) |Q[Phi_n](x)|^2: the loss of eq. (19), integrated over the group.
+    """`I[Phi; W] = sum_n sum_x mu(x) |Q[Phi_n](x)|^2`: the loss of eq. (19), integrated over the group.
 
     Args:
         layer: Q, an L-conv layer or any equivariant map to (N, C, *spatial) on the grid of phi.
