@@ -221,6 +221,7 @@ print("fine")
 
 
 def _work(layer, x, queue):
+    torch.set_num_threads(1)  # as in workers of a DataLoader: the threads of the parent are not there after a fork
     y = layer(x.requires_grad_())
     queue.put((y.detach().numpy(), torch.autograd.grad(y.sum(), x)[0].numpy()))
 
