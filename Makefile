@@ -24,8 +24,8 @@ $(STAMPS)/venv:
 $(STAMPS)/env: constraints.txt pyproject.toml | $(STAMPS)/venv
 	$(PIP) install -q -c constraints.txt torch numpy
 	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel "pybind11>=2.13" cmake ninja
-	$(PIP) install -q -c constraints.txt typer rich scikit-learn scikit-image matplotlib scipy safetensors triton pytest pytest-benchmark hypothesis \
-	  ruff mypy clang-format mkdocs-material "mkdocstrings[python]"
+	$(PIP) install -q -c constraints.txt typer rich scikit-learn scikit-image matplotlib scipy safetensors triton pytest pytest-benchmark pytest-xdist \
+	  hypothesis sympy ruff mypy clang-format import-linter mkdocs-material "mkdocstrings[python]"
 	touch $@
 
 $(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/kernels/*.* csrc/kernels/pack/*.*)
@@ -35,8 +35,9 @@ $(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*
 demo: build
 	$(BIN)/lconv-fast demo
 
+# One thread for each of the workers: the tests' problems are small. Tests of threads set their own number.
 test: build
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --dist worksteal tests
 
 # The site, into build/site; a warning is an error.
 docs: build
@@ -66,6 +67,7 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp csrc/kernels/pack/*.h tests/native/*.cpp
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -4,7 +4,7 @@ try:
     import scipy as scipy
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
-        "lconv_fast.discovery needs scipy: pip install lconv-fast[discovery]", name="scipy"
+        'lconv_fast.discovery needs scipy: pip install ".[discovery]" in the source folder', name="scipy"
     ) from missing
 
 from lconv_fast.discovery.algebra import Algebra, identify
