@@ -101,6 +101,10 @@ def weight_view(w: Tensor, groups: int, transposed: bool) -> Weight:
 
 
 def coefficients_view(v: Tensor, kind: int, coordinates: Coordinates) -> Coefficients:
+    """Strides of 1 are compiled as constants, which Triton 3.6 does not return in a named tuple: components of a point
+    do not lie side by side."""
+    if 1 in v.stride()[:2]:
+        v = v.contiguous()
     axes = v.stride()[2:]
     strides = padded(axes, 0) if kind == CoefficientKind.SAMPLED else (*axes, *[0] * (MOST_AXES - len(axes)))
     return Coefficients(v, v.stride(0), v.stride(1), strides, *coordinates)
@@ -108,7 +112,7 @@ def coefficients_view(v: Tensor, kind: int, coordinates: Coordinates) -> Coeffic
 
 def coordinates_view(any_tensor: Tensor, coordinates: Coordinates) -> Coefficients:
     """Of coefficients that a kernel does not read, but for their coordinates: any tensor stands for their numbers."""
-    return Coefficients(any_tensor, 1, 1, (1, 0, 0), *coordinates)
+    return Coefficients(any_tensor, 2, 2, (2, 0, 0), *coordinates)
 
 
 def box_of(g: Geometry) -> Box:
