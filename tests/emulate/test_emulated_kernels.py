@@ -1,6 +1,7 @@
 """The library's GPU kernels, as compiled, on emulated chips: outputs and all gradients against float64."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_unchanged_kernels_pass(planted):
     ("error", "kind"),
     [
         *[(f"barrier {k} left out", "race") for k in range(6)],
-        ("a load without its guard", "after a tensor"),
+        ("a load without its guard", "after a tensor|in no tensor"),
         ("a store without its guard", "writes what another program writes"),
         ("a store left out", "nan"),
         ("a load 4 bytes off", "misaligned"),
@@ -60,4 +61,4 @@ def test_unchanged_kernels_pass(planted):
 )
 def test_a_planted_error_is_noticed(planted, error, kind):
     assert planted[error]["changed"], "nothing was changed: the kernels are written in another way now"
-    assert kind in planted[error]["noticed"]
+    assert re.search(kind, planted[error]["noticed"])
