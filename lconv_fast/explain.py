@@ -12,7 +12,7 @@ import torch
 from lconv_fast import _C
 from lconv_fast.checks import check_dtype, extents
 from lconv_fast.generators import Generators
-from lconv_fast.ops.geometry import Geometry, output_size
+from lconv_fast.ops.geometry import Geometry, PaddingMode, output_size
 
 PATHS = {False: "direct: one product for each generator", True: "basis of a row: products for each axis (csrc/plan.h)"}
 
@@ -38,6 +38,8 @@ class Explanation:
     capability: str
     steps: tuple[Step, ...]
     bytes_held: int  # for backward, beyond input, weight and bias
+    # For each operator on the card asked for, every way in order: why it does not serve, or "" for the one taken.
+    gpu: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -53,13 +55,18 @@ class Explanation:
                 f"    {step.products} products a point, {step.flops / 1e9:.3f} GFLOP{other}",
                 f"    reads {step.bytes_read / 1e6:.1f} MB, writes {step.bytes_written / 1e6:.1f} MB",
             ]
+        for operator, answers in self.gpu:
+            told = "; ".join(f"not {way}: {reason}" if reason else f"taken: {way}" for way, reason in answers)
+            lines.append(f"on the GPU, {operator}: {told}")
         return "\n".join(lines)
 
     __repr__ = __str__
 
 
-def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> Explanation:
-    """How a layer works on an input of this shape on the CPU; print it, or read its fields.
+def explain(
+    layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = None, *, card: str | None = None
+) -> Explanation:
+    """How a layer works on an input of this shape; print it, or read its fields.
 
     For the forward pass and for each gradient: the path chosen, by the costs that the kernels themselves compare, its
     products with C_in x C_out matrices, FLOPs, bytes of arguments and results; and the bytes held for backward.
@@ -68,10 +75,12 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
         layer: LConv1d, LConv2d or LConv3d with generators on a grid.
         input_shape: (N, C_in, *spatial) or unbatched (C_in, *spatial).
         dtype: of the input; by default that of the layer's weight.
+        card: a GPU by name (A100, H100, H200, B200, MI300X), which need not be there: adds which kernels would serve a
+            channels-last input on it, and why not the others. Needs the package triton.
 
     Raises:
         TypeError: not such a layer.
-        ValueError: a shape that the layer does not take.
+        ValueError: a shape that the layer does not take, or an unknown card.
     """
     generators = getattr(layer, "generators", None)
     if not isinstance(generators, Generators) or generators.ndim is None:
@@ -98,7 +107,8 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
 
     output = output_size(spatial, stride)
     weight_count = layer.out_channels * layer.in_channels // layer.groups
-    size = (dtype or (layer.weight0 if layer.factorized else layer.weight).dtype).itemsize
+    dtype = dtype or (layer.weight0 if layer.factorized else layer.weight).dtype
+    size = dtype.itemsize
     data = {
         "input": batch * layer.in_channels * math.prod(spatial) * size,
         "output": batch * layer.out_channels * math.prod(output) * size,
@@ -136,4 +146,29 @@ def explain(layer: Any, input_shape: Sequence[int], dtype: torch.dtype | None = 
         capability=_C.cpu_capability(),
         steps=tuple(steps),
         bytes_held=held,
+        gpu=() if card is None else _on_gpu(card, geometry, dtype, batch, layer, count, stencil.transposed),
+    )
+
+
+def _on_gpu(card: str, geometry: Geometry, dtype: torch.dtype, batch: int, layer: Any, count: int, transposed: bool):
+    """The ways of each operator on a card, as `Explanation.gpu` holds them."""
+    from lconv_fast.ops.gpu.card import CARDS
+    from lconv_fast.ops.gpu.dispatch import WAYS, ways
+
+    if card not in CARDS:
+        raise ValueError(f"card: expected one of {', '.join(CARDS)}, got {card!r}")
+    # L_i^T f is dQ/df: input and output change places.
+    ins, outs = layer.in_channels, layer.out_channels
+    ins, outs = (outs, ins) if transposed else (ins, outs)
+    shape = (batch, ins, *geometry.spatial)
+    return tuple(
+        (
+            operator,
+            tuple(
+                (way, answer if isinstance(answer, str) else "")
+                for way, answer in ways(geometry, operator, dtype, shape, outs, count, CARDS[card])
+            ),
+        )
+        for operator in WAYS
+        if PaddingMode(geometry.padding_mode).inverts or operator not in ("transposed", "backward")
     )

@@ -167,3 +167,15 @@ def test_tuning_takes_what_the_operators_take():
     for name, call in tune.calls(torch.float32, 4, 4, device="cpu").items():
         assert call(operators).isfinite().all(), name
     assert all("tile" in type(plan).__module__ for plan in operators._plans.values())
+
+
+def test_explain_answers_for_a_card_that_is_not_there():
+    layer = lc.LConv2d(64, 64, "se")
+    found = dict(lc.explain(layer, (8, 64, 256, 256), torch.bfloat16, card="H100").gpu)
+    assert list(found) == list(WAYS) and dict(found["forward"])["march"] == ""
+    found = lc.explain(layer, (8, 64, 256, 256), card="H100")
+    assert dict(dict(found.gpu)["forward"])["tile"] == "" and "not march: " in str(found)
+    mirrored = lc.LConv2d(4, 8, "se", padding_mode="reflect")
+    assert set(dict(lc.explain(mirrored, (4, 9, 9), card="A100").gpu)) == {"forward", "gram", "correlate"}
+    with pytest.raises(ValueError, match="card: expected one of A100, H100"):
+        lc.explain(layer, (8, 64, 256, 256), card="H1")
