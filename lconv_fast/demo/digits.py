@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lconv_fast as lc
+from lconv_fast.convert.memory import peak_memory
 
 SIDE, CLASSES = 8, 10
 LAYERS = 3
@@ -132,38 +127,11 @@ class Trainer:
         return (self.model(split.images(data)).argmax(1) == split.labels).double().mean().item()
 
 
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """The profiler's C++ side writes notes of its own to stderr, across the progress bars."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def step_peak_bytes(trainer: Trainer) -> int:
     """Peak of the bytes that torch's CPU allocator gave out during one training step, beyond what it held before."""
     batch = slice(0, BATCH)
     trainer.model.train()
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with _quiet_stderr(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        trainer.step(trainer.images[batch], trainer.labels[batch])
-    # The trace file is the public road to the single allocations.
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    events = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
-    held = peak = 0
-    for event in events:
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak
+    return peak_memory(lambda: trainer.step(trainer.images[batch], trainer.labels[batch]))
 
 
 def run(seed: int, quick: bool, advance: Callable[[], None]) -> list[DigitsResult]:
