@@ -115,8 +115,8 @@ def test_graph_and_dense():
 
 def onnx_agrees(model, x, dynamic, *more):
     """torch.onnx.export of the lowered model, run by onnxruntime on x and on inputs of other sizes."""
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript", reason="exporting to ONNX needs onnxscript")
+    runtime = pytest.importorskip("onnxruntime", reason="runs what was exported, where onnxruntime is installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = lc.convert.lower(model).eval()

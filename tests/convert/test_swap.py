@@ -290,7 +290,7 @@ RINGS = [[0, 1], [0, -1], [1, 0], [-1, 0], [1, 1], [1, -1], [-1, 1], [-1, -1]]
 
 @pytest.mark.parametrize("name", ["BasicUNet", "UNet", "SegResNet"])
 def test_monai(name):
-    nets = pytest.importorskip("monai.networks.nets")
+    nets = pytest.importorskip("monai.networks.nets", reason="converts models of MONAI, where that is installed")
     keywords = {
         "BasicUNet": {"spatial_dims": 3, "features": (4, 4, 8, 8, 8, 4)},
         "UNet": {"spatial_dims": 3, "channels": (4, 8), "strides": (2,), "num_res_units": 1},

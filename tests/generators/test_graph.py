@@ -173,7 +173,9 @@ def test_gcn_formula(ins, outs, dtype):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gcn_against_pytorch_geometric(weighted):
-    geometric = pytest.importorskip("torch_geometric.nn")
+    geometric = pytest.importorskip(
+        "torch_geometric.nn", reason="compared with GCNConv, where torch_geometric is installed"
+    )
     weight = torch.rand(9, dtype=torch.float64) if weighted else torch.ones(9, dtype=torch.float64)
     conv = geometric.GCNConv(3, 4).double()
     generators = lc.GraphGenerators.from_adjacency(INDEX[:, 1:], 6, "gcn", edge_weight=weight[1:])

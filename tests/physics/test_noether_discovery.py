@@ -103,7 +103,7 @@ def test_space():
 
 def solve(density_numbers, size=64, seed=0):
     """A solution of the discrete equation A phi = 0 inside, with random smooth values around: scipy's sparse solver."""
-    scipy = pytest.importorskip("scipy.sparse.linalg")
+    scipy = pytest.importorskip("scipy.sparse.linalg", reason="its reference solutions need scipy")
     import numpy as np
     from scipy import sparse
 
@@ -157,7 +157,7 @@ def test_none_without_symmetry():
 
 def test_weak_breaking_is_seen_on_good_data():
     """phi_yy + phi_xx + (k^2 - a x) phi = 0, by Airy functions: k^2 of .25 changes by .25; d_y is left."""
-    special = pytest.importorskip("scipy.special")
+    special = pytest.importorskip("scipy.special", reason="its reference solutions need scipy")
     size, k2, slope = 64, 0.25, 4e-3
     axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     random = torch.Generator().manual_seed(0)

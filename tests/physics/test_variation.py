@@ -58,7 +58,7 @@ def test_residual_of_a_layer(mode, complex_field):
 
 def test_against_sympy():
     """The variational derivative of a nonlinear density, by sympy, on a band-limited field."""
-    sympy = pytest.importorskip("sympy")
+    sympy = pytest.importorskip("sympy", reason="compared with sympy, where that is installed")
     from sympy.calculus.euler import euler_equations
 
     y, x = sympy.symbols("y x")
