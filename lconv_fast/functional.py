@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from lconv_fast import form
 from lconv_fast.checks import (
@@ -20,6 +21,7 @@ from lconv_fast.checks import (
     positive_int,
 )
 from lconv_fast.generators import Generators
+from lconv_fast.generators.on_grid import GridGenerators
 from lconv_fast.grid import check_reach
 from lconv_fast.ops.geometry import CoefficientKind
 
@@ -80,6 +82,9 @@ def lconv_for(
     halo: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """`lconv` on grids of `ndim` axes, with errors in the name of `caller`; None: dense generators on a batch."""
+    call = None if window or halo else _call(input, weight, generators, bias, stride, groups, ndim)
+    if call is not None and call in _passed:
+        return generators.mix(generators.coefficients(), input, weight, bias, _passed[call], groups)
     check_input_type(caller, input)
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
@@ -111,10 +116,56 @@ def lconv_for(
     steps = per_axis("stride", stride, len(spatial))
     if window is None and halo is None:
         generators.check_shape(spatial)
+        if call is not None and not unbatched:
+            if len(_passed) >= _MOST_PASSED:
+                _passed.clear()
+            _passed[call] = steps
         output = generators.mix(coefficients, input, weight, bias, steps, groups)
     else:
         output = _piece(caller, input, weight, generators, coefficients, bias, steps, groups, window, halo)
     return output.squeeze(0) if unbatched else output
+
+
+# Calls of this description have passed all checks, and these are their strides, one for each axis: the checks of a
+# small call cost as much as its arithmetic.
+_passed: dict[tuple[object, ...], tuple[int, ...]] = {}
+_MOST_PASSED = 1024
+
+
+def _call(
+    input: Tensor,
+    weight: Tensor,
+    generators: Generators,
+    bias: Tensor | None,
+    stride: object,
+    groups: object,
+    ndim: int | None,
+) -> tuple[object, ...] | None:
+    """All that the checks look at, tensors by shape, type and device; None where they look at more."""
+    if torch.compiler.is_compiling() or type(input) is not Tensor or type(groups) is not int:
+        return None
+    if type(stride) is not int and not (type(stride) is tuple and all(type(s) is int for s in stride)):
+        return None
+    if not isinstance(generators, GridGenerators) or generators._raw or generators._modules or torch.jit.is_tracing():
+        return None
+    if input.is_meta or not isinstance(weight, Tensor) or torch.is_autocast_enabled(input.device.type):
+        return None
+    described: list[object] = [
+        stride,
+        groups,
+        ndim,
+        generators.num_generators,
+        generators.stencil(),
+        generators.grid_shape(),
+    ]
+    for t in (input, weight, bias, *generators._parameters.values(), *generators._buffers.values()):
+        if t is None:
+            described.append(None)
+        elif type(t) is Tensor or type(t) is Parameter:
+            described += t.shape, t.dtype, t.device
+        else:
+            return None
+    return tuple(described)
 
 
 def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
