@@ -184,6 +184,13 @@ inline void store(S* p, Vector<Accumulate<S>> x) {
     std::memcpy(p, &x, sizeof(x));
   } else {
     constexpr int n = kLanes<float>;
+#if defined(__AVX512BF16__)
+    if constexpr (__is_same(S, BFloat16)) {
+      const auto result = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
+      std::memcpy(p, &result, sizeof(result));
+      return;
+    }
+#endif
     if constexpr (__is_same(S, BFloat16)) {
       // As from_accumulate, for all lanes at once.
       typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
@@ -252,6 +259,12 @@ inline void store_first(S* p, Vector<Accumulate<S>> x, int64_t n) {
     return _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), reinterpret_cast<__m512>(x));
   } else if constexpr (__is_same(S, double)) {
     return _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m512d>(x));
+  } else {
+    S lanes[kLanes<A>];
+    store(lanes, x);
+    __m256i raw;
+    std::memcpy(&raw, lanes, sizeof(raw));
+    return _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), raw);
   }
 #elif defined(__AVX2__)
   if constexpr (__is_same(S, float)) {
@@ -260,9 +273,11 @@ inline void store_first(S* p, Vector<Accumulate<S>> x, int64_t n) {
     return _mm256_maskstore_pd(p, first_lanes_64(n), reinterpret_cast<__m256d>(x));
   }
 #endif
+#if !defined(__AVX512F__)
   A lanes[kLanes<A>];
   std::memcpy(lanes, &x, sizeof(x));
   for (int64_t k = 0; k < n; ++k) from_accumulate(lanes[k], p + k);
+#endif
 }
 
 // The lanes first, first + 2, ... of a, then of b.
