@@ -9,6 +9,7 @@
 #include "arguments.h"
 #include "dispatch.h"
 #include "memory.h"
+#include "sublattices.h"
 #include "sum_points.h"
 
 namespace lconv_fast {
@@ -82,7 +83,12 @@ Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficien
   advise_huge_pages(output.data_ptr(), output.numel() * output.element_size());
   const View target = c.view(output, "output", targets, transposed ? p.array : p.out);
   if (output.numel() > 0) {
-    active_kernels().apply(p, transposed, source, w, shift ? shift->data_ptr() : nullptr, target);
+    const Kernels& kernels = active_kernels();
+    if (transposed && !shift && has_sublattices(p)) {
+      apply_on_sublattices(kernels, p, source, w, target);
+    } else {
+      kernels.apply(p, transposed, source, w, shift ? shift->data_ptr() : nullptr, target);
+    }
   }
   return output;
 }
