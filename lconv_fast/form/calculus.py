@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,8 +99,8 @@ def map_over(
     slots: Slots,
     geometry: Geometry,
     identity: bool,
-    bias,
-    bias_dim,
+    bias: Tensor | None,
+    bias_dim: int | None,
 ) -> Tensor:
     """A partial, by `partial` or `evaluate`, for `size` examples, stacked in dimension 0; dims[k] is the example axis
     of slots[k] or None."""
@@ -117,7 +118,7 @@ def map_over(
     results = []
     for k in range(size):
         one = tuple(example(t, dim, k) for t, dim in zip(slots, dims, strict=True))
-        results.append(call(empty, one, geometry, identity, example(bias, bias_dim, k)))  # type: ignore[arg-type]
+        results.append(call(empty, one, geometry, identity, example(bias, bias_dim, k)))
     return torch.stack(results)
 
 
@@ -125,33 +126,35 @@ class _Partial(torch.autograd.Function):
     """A partial of Q in eager mode: backward, forward-mode and vmap rules from the functions above."""
 
     @classmethod
-    def apply(cls, *arguments):
+    def apply(cls, *arguments: Any) -> Any:
         if torch._C._are_functorch_transforms_active():
-            return super().apply(*arguments)
+            return super().apply(*arguments)  # type: ignore[no-untyped-call]
         # Past the signature inspection of Function.apply, which is for keyword arguments and costs as much as the rest.
         return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
 
     @staticmethod
-    def forward(empty, geometry, identity, bias, *slots):
+    def forward(empty: int, geometry: Geometry, identity: bool, bias: Tensor | None, *slots: Any) -> Tensor:
         # This function is the autograd of the call: that of the operators would only cost time.
         with torch._C._AutoDispatchBelowAutograd():
             return evaluate(empty, slots, geometry, identity, bias)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.empty, ctx.geometry, ctx.identity, _, *slots = inputs
         ctx.output_shape = output.shape
         ctx.save_for_backward(*slots)
         ctx.save_for_forward(*slots)
 
     @staticmethod
-    def backward(ctx, u):
+    def backward(ctx: Any, u: Tensor) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad
         gradients = gradients_of(ctx.empty, ctx.saved_tensors, ctx.geometry, ctx.identity, u, needed[4:])
         return None, None, None, sum_points(u) if needed[3] else None, *gradients
 
     @staticmethod
-    def jvp(ctx, _empty, _geometry, _identity, bias_tangent, *tangents):
+    def jvp(
+        ctx: Any, _empty: None, _geometry: None, _identity: None, bias_tangent: Tensor | None, *tangents: Any
+    ) -> Any:
         slots = ctx.saved_tensors
         terms = [
             partial(ctx.empty, _filled(slots, k, t), ctx.geometry, ctx.identity and k != S)
@@ -163,7 +166,9 @@ class _Partial(torch.autograd.Function):
         return sum(terms[1:], terms[0])
 
     @staticmethod
-    def vmap(info, in_dims, empty, geometry, identity, bias, *slots):
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], empty: int, geometry: Geometry, identity: bool, bias: Any, *slots: Any
+    ) -> Any:
         _, _, _, bias_dim, *dims = in_dims
         return map_over(partial, info.batch_size, dims, empty, slots, geometry, identity, bias, bias_dim), 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +13,7 @@ from lconv_fast.form.point_sums import sum_points
 from lconv_fast.ops.geometry import Geometry
 
 
-def _slots_of(name: str, arguments) -> tuple[int, Slots, Geometry, bool, Tensor | None]:
+def _slots_of(name: str, arguments: Sequence[Any]) -> tuple[int, Slots, Geometry, bool, Tensor | None]:
     """An operator's arguments as arguments of `partial`."""
     if name == "apply":
         data, w, s, bias, *geometry, identity, transposed = arguments
@@ -34,11 +37,11 @@ def _register(name: str) -> None:
     def slot_of(tensor: int | str, empty: int) -> int | str:
         return (G if empty == F else F) if tensor == "data" else tensor
 
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[: len(tensors)])
         ctx.rest = inputs[len(tensors) :]
 
-    def backward(ctx, u):
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         arguments = (*ctx.saved_tensors, *ctx.rest)
         empty, slots, geometry, identity, _ = _slots_of(name, arguments)
         where = [slot_of(tensor, empty) for tensor in tensors]
@@ -52,7 +55,7 @@ def _register(name: str) -> None:
                 result.append(gradients[slot])  # type: ignore[index]
         return *result, *[None] * len(ctx.rest)
 
-    def vmap(info, in_dims, *arguments):
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
         empty, slots, geometry, identity, bias = _slots_of(name, arguments)
         by_slot = {slot_of(tensor, empty): dim for tensor, dim in zip(tensors, in_dims, strict=False)}
         dims = [by_slot.get(slot) for slot in range(4)]
@@ -67,12 +70,12 @@ for _name in _TENSORS:
     _register(_name)
 
 
-def _setup_backward(ctx, inputs, output):
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:4])
     ctx.rest = inputs[4:]
 
 
-def _backward_of_backward(ctx, u_features, u_weight):
+def _backward_of_backward(ctx: Any, u_features: Tensor, u_weight: Tensor) -> tuple[Tensor | None, ...]:
     g, f, w, s = ctx.saved_tensors
     *geometry, identity = ctx.rest
     place = {G: 0, F: 1, W: 2, S: 3}
@@ -86,7 +89,9 @@ def _backward_of_backward(ctx, u_features, u_weight):
     return *result, *[None] * len(ctx.rest)
 
 
-def _map_backward(info, in_dims, g, f, w, s, *rest):
+def _map_backward(
+    info: Any, in_dims: tuple[int | None, ...], g: Tensor, f: Tensor, w: Tensor, s: Tensor, *rest: Any
+) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
     *geometry, identity = rest
     dims = dict(zip((G, F, W, S), in_dims, strict=False))
     results = []
