@@ -28,7 +28,7 @@ $(STAMPS)/env: constraints.txt pyproject.toml | $(STAMPS)/venv
 	  hypothesis sympy ruff mypy clang-format clang-tidy import-linter mkdocs-material "mkdocstrings[python]"
 	touch $@
 
-$(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/kernels/*.* csrc/kernels/pack/*.*)
+$(BUILT): $(STAMPS)/env setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/kernels/*.* csrc/kernels/*/*.*)
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q --no-build-isolation --no-deps -e .
 	touch $@
 
@@ -66,7 +66,7 @@ sanitize: build
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp csrc/kernels/pack/*.h tests/native/*.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp csrc/kernels/*/*.h csrc/kernels/*/*.cpp tests/native/*.cpp
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/tidy -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python > /dev/null
 	$(BIN)/clang-tidy --quiet -p build/tidy csrc/*.cpp csrc/kernels/kernels.cpp
 	$(BIN)/mypy
@@ -75,7 +75,7 @@ lint: env
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp csrc/kernels/pack/*.h tests/native/*.cpp
+	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/kernels/*.h csrc/kernels/*.cpp csrc/kernels/*/*.h csrc/kernels/*/*.cpp tests/native/*.cpp
 
 clean:
 	rm -rf build *.egg-info lconv_fast/_C.*.so lconv_demo_report

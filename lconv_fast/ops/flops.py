@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from lconv_fast.ops.geometry import Geometry
+from lconv_fast.ops.graph import Graph
 
 Shape = Sequence[int]  # the counter hands over shapes in the place of tensors
 COUNTER = "torch.utils.flop_counter"
@@ -27,34 +28,46 @@ def _products(batch: int, matrices: int, outs: int, ins: int, points: int) -> in
     return 2 * batch * matrices * outs * ins * points
 
 
-def _apply(input: Shape, weight: Shape, coefficients: Shape, bias: Shape | None, *arguments: Any, **_: Any) -> int:
-    *geometry, identity, _transposed = arguments
-    rows, outs, ins = weight
-    return _products(input[0], rows - 1 + identity, outs, ins, math.prod(Geometry(*geometry).out))
+class _Formulas:
+    """Of the operators on one kind of space, described by their arguments after the tensors."""
+
+    def __init__(self, space: Callable[..., Geometry | Graph], points: Callable[[Any, Shape], int]) -> None:
+        self.space, self.points = space, points  # points: (space, shape of the input) -> points of y
+
+    def apply(
+        self, input: Shape, weight: Shape, _coefficients: Shape, _bias: Shape | None, *rest: Any, **_: Any
+    ) -> int:
+        *space, identity, _transposed = rest
+        rows, outs, ins = weight
+        return _products(input[0], rows - 1 + identity, outs, ins, self.points(self.space(*space), input))
+
+    def gram(self, input: Shape, cotangent: Shape, coefficients: Shape, *rest: Any, **_: Any) -> int:
+        *arguments, identity = rest
+        space = self.space(*arguments)
+        ins = input[1] // space.groups
+        return _products(input[0], coefficients[0] + identity, cotangent[1], ins, self.points(space, input))
+
+    def correlate(self, input: Shape, weight: Shape, _cotangent: Shape, *space: Any, **_: Any) -> int:
+        rows, outs, ins = weight
+        return _products(input[0], rows - 1, outs, ins, self.points(self.space(*space), input))
+
+    def backward(self, cotangent: Shape, input: Shape, weight: Shape, coefficients: Shape, *rest: Any, **_: Any) -> int:
+        features = self.apply(cotangent, weight, coefficients, None, *rest, True)
+        return features + self.gram(input, cotangent, coefficients, *rest)
 
 
-def _gram(input: Shape, cotangent: Shape, coefficients: Shape, *arguments: Any, **_: Any) -> int:
-    *geometry, identity = arguments
-    g = Geometry(*geometry)
-    return _products(input[0], coefficients[0] + identity, cotangent[1], input[1] // g.groups, math.prod(g.out))
-
-
-def _correlate(input: Shape, weight: Shape, cotangent: Shape, *geometry: Any, **_: Any) -> int:
-    rows, outs, ins = weight
-    return _products(input[0], rows - 1, outs, ins, math.prod(Geometry(*geometry).out))
-
-
-def _backward(cotangent: Shape, input: Shape, weight: Shape, coefficients: Shape, *arguments: Any, **_: Any) -> int:
-    features = _apply(cotangent, weight, coefficients, None, *arguments, True)
-    return features + _gram(input, cotangent, coefficients, *arguments)
-
-
-FORMULAS = {"apply": _apply, "gram": _gram, "correlate": _correlate, "backward": _backward}
+OPERATORS = ("apply", "gram", "correlate", "backward")
+# The prefix of the operators' names, and their formulas.
+SPACES = {
+    "": _Formulas(Geometry, lambda geometry, input: math.prod(geometry.out)),
+    "graph_": _Formulas(Graph, lambda graph, input: input[2]),
+}
 
 
 def _register(counter: Any) -> None:
-    for name, formula in FORMULAS.items():
-        counter.register_flop_formula(getattr(torch.ops.lconv_fast, name))(formula)
+    for prefix, formulas in SPACES.items():
+        for name in OPERATORS:
+            counter.register_flop_formula(getattr(torch.ops.lconv_fast, prefix + name))(getattr(formulas, name))
 
 
 class _OnceImported(MetaPathFinder):
