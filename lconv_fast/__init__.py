@@ -50,12 +50,13 @@ __all__ = [
     "invariants",
     "nets",
     "physics",
+    "sharding",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
     """Packages on top of the layers are imported when first used; discovery needs scipy, and not every user does."""
-    if name in ("discovery", "nets", "physics"):
+    if name in ("discovery", "nets", "physics", "sharding"):
         import importlib
 
         return importlib.import_module(f"lconv_fast.{name}")
