@@ -75,7 +75,8 @@ def trace(model: nn.Module, shape: Sequence[int], dtype: torch.dtype, ndim: int,
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    state = {**program.constants, **dict(model.named_buffers()), **dict(model.named_parameters())}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    state = {**program.constants, **dict(model.named_buffers(remove_duplicate=False)), **parameters}
     constants: dict[fx.Node, Any] = {}
     values: dict[fx.Node, Value] = {}
     inputs: list[Value] = []
@@ -97,8 +98,8 @@ def trace(model: nn.Module, shape: Sequence[int], dtype: torch.dtype, ndim: int,
         values[node] = value
         if node.op == "placeholder":
             if node.name in names:
-                constants[node] = names[node.name]
                 source = state.get(names[node.name])
+                constants[node] = source if names[node.name] in program.constants else names[node.name]
                 value.trainable = bool(getattr(source, "requires_grad", False))
             else:
                 value.kind, value.dims = Kind.FIELD, (*(None,) * (len(shape_) - ndim), *range(ndim))

@@ -28,7 +28,7 @@ def needs(graph: Graph, targets: Mapping[Value, Region], known: Collection[Value
 
 def before(value: Value, operand: Value, region: Region) -> Region:
     """The region of an operand that a region of its operator's output reads."""
-    maps = value.rule.maps(value, operand)  # type: ignore[union-attr]
+    maps = value.maps(operand)
     return tuple(
         join(part for one in segments for part in read(axis.span(one), size, axis.boundary))
         for segments, axis, size in zip(region, maps, operand.extents, strict=True)

@@ -51,11 +51,6 @@ class Costs:
     recomputed: float  # operations over those of one piece, forward and backward
 
 
-def heaviest(one: Pass) -> dict[Value, Region]:
-    """The plan of the tile that needs most: one in the middle."""
-    return max(one.plans, key=lambda plan: sum(nbytes(v, r) for v, r in plan.items()))
-
-
 def pass_memory(one: Pass, plan: dict[Value, Region], backward: bool) -> int:
     """Bytes that a tile holds: what is kept for backward, the two largest gradients, the next tile's reading and the
     last one's writing."""
@@ -93,9 +88,15 @@ def tile_memory(plan: Schedule, backward: bool) -> int:
     return peak + 16 * parameters * backward
 
 
+def disk_bytes(plan: Schedule, backward: bool) -> int:
+    """Of the files of a run."""
+    blocks = [*spills(plan).items(), *((v, regions) for (v, _), regions in (patches(plan) if backward else {}).items())]
+    return sum(nbytes(value, region) for value, regions in blocks for region in regions)
+
+
 def costs(plan: Schedule, backward: bool) -> Costs:
     rows, plain = [], 0.0
-    stored, left = spills(plan), patches(plan) if backward else {}
+    left = patches(plan) if backward else {}
     graph = plan.graph
     total = 0.0
     for place, one in enumerate(plan.passes):
@@ -131,6 +132,4 @@ def costs(plan: Schedule, backward: bool) -> Costs:
             rows.append(PassCost("backward", len(one.tiles), names, int(read + pulled), gradients, 3 * work, overhead))
             total += 3 * work
     plain = sum(flops(v) for v in graph if v.kind == Kind.FIELD and v.rule is not None) * (3 if backward else 1)
-    disk = sum(nbytes(v, r) for v, regions in stored.items() for r in regions)
-    disk += sum(nbytes(v, r) for (v, _), regions in left.items() for r in regions)
-    return Costs(tuple(rows), disk, tile_memory(plan, backward), total / plain if plain else 1.0)
+    return Costs(tuple(rows), disk_bytes(plan, backward), tile_memory(plan, backward), total / plain if plain else 1.0)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from lconv_fast.regions.graph import Graph
 from lconv_fast.regions.rules import Kind, Value, operator_name
 from lconv_fast.streaming.sums import Gradients
+
+
+def named(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names: modules may share them."""
+    return dict((*model.named_buffers(remove_duplicate=False), *model.named_parameters(remove_duplicate=False)))
 
 
 class Numbers:
@@ -21,7 +26,7 @@ class Numbers:
     def __init__(self, graph: Graph, device: torch.device) -> None:
         self.graph, self.device = graph, device
         model = graph.model
-        self.state = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+        self.state = named(model)
         self.results: dict[Value, tuple[Tensor, ...]] = {}  # of sums over space
         self.counts: dict[Value, int] = {}  # points that they ran over
         self.gradients = Gradients()

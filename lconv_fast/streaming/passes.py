@@ -20,9 +20,9 @@ from lconv_fast.regions.needs import needs
 from lconv_fast.regions.rules import Kind, Value
 from lconv_fast.streaming.store import region_shape
 
-# What a cut's alternatives cost. A core multiplies and adds about 2e10 numbers a second in a convolution, a disk moves
-# about 1e9 bytes; the choice needs no more than the order of magnitude of their ratio.
-FLOPS, BYTES = 2e10, 1e9
+# What a cut's alternatives cost: operations that a few channels allow a core in a second, and bytes that a fast disk
+# moves. The choice needs no more than the order of magnitude of their ratio.
+FLOPS, BYTES = 1e10, 1e9
 
 
 @dataclass
@@ -110,8 +110,8 @@ def schedule(graph: Graph, tile: Sequence[int]) -> Schedule:
                 grids.setdefault(value.reduces.extents, []).append(value)  # type: ignore[union-attr]
         for ops in grids.values():
             fields = list(dict.fromkeys(op.reduces for op in ops))
-            cuts = [_cut(graph, value, known) for value in fields]  # type: ignore[arg-type]
             tiles = boxes(fields[0], graph, tile)  # type: ignore[arg-type]
+            cuts = [_cut(graph, value, known, tiles) for value in fields]  # type: ignore[arg-type]
             result.passes.append(Pass(graph, level, cuts, ops, list(known), tiles))
             known += [cut.value for cut in cuts if cut.spilled]
     last = Cut(graph.output, False, "")
@@ -133,15 +133,15 @@ def _reaches(graph: Graph, value: Value) -> bool:
     return False
 
 
-def _cut(graph: Graph, value: Value, known: Sequence[Value]) -> Cut:
+def _cut(graph: Graph, value: Value, known: Sequence[Value], tiles: Sequence[Box]) -> Cut:
     """Written, or computed again in the next pass and in its backward pass."""
     if value in known:
         return Cut(value, False, "is there already")
     if value.rule is None:
         return Cut(value, False, "is the input")
-    region = tuple(((0, size),) for size in value.extents)
-    between = [v for v in needs(graph, {value: region}, known) if v not in known]
-    again = 2 * sum(flops(v) for v in between) / FLOPS
+    region = tuple((interval,) for interval in tiles[len(tiles) // 2])
+    between = {v: r for v, r in needs(graph, {value: region}, known).items() if v not in known}
+    again = 2 * len(tiles) * sum(flops(v, r) for v, r in between.items()) / FLOPS
     size = nbytes(value)
     # Written once, read twice; its gradient is written and read once.
     disk = (3 + 2 * value.trainable) * size / BYTES

@@ -18,7 +18,7 @@ from lconv_fast.regions.graph import Graph, trace
 from lconv_fast.regions.plan import float_type, plan_of
 from lconv_fast.streaming import loss as losses
 from lconv_fast.streaming.arrays import Reader, Writer, dtype_of
-from lconv_fast.streaming.budget import choose_tile, costs, memory_bytes
+from lconv_fast.streaming.budget import choose_tile, costs, disk_bytes, memory_bytes
 from lconv_fast.streaming.explain import StreamExplanation
 from lconv_fast.streaming.passes import Schedule, schedule
 from lconv_fast.streaming.record import Record, fingerprint
@@ -167,17 +167,11 @@ class Streamed:
         """
         change = losses.known_transform(transform)
         plan, reader = self._prepare(volume, backward=False)
-        output, n, device = plan.graph.output, plan.graph.ndim, self._device()
-        corner = tuple(min(4, size) for size in output.shape[-n:])
-        sample = losses.example((*output.shape[:-n], *corner), output.dtype).to(device)
-        result = sample if change is None else losses.probe_transform(change, sample, n)
-        lead = tuple(result.shape[:-n])
+        lead, dtype = self._result(plan, change)
+        space = plan.graph.output.shape[-plan.graph.ndim :]
         if out is None:
-            lead_given = lead
-            shape = (*lead_given, *output.shape[-n:])
-            out = torch.empty(shape[min(reader.missing, len(lead)) :] if lead[:1] == (1,) else shape, dtype=result.dtype)
-        writer = Writer(out, (*lead, *output.shape[-n:]), result.dtype)
-        # Which output's tiles are the last pass's, and how far they have come.
+            out = torch.empty((*_given(lead, reader), *space), dtype=dtype)
+        writer = Writer(out, (*lead, *space), dtype)
         key = fingerprint(self.model, reader.shape, str(reader.dtype), plan.tile, lead)
         record = Record(out, key, self._unfinished)
         before = (record.done() if resume else None) or []
@@ -198,6 +192,12 @@ class Streamed:
         record.finish()
         return out
 
+    def result(self, volume: Any, transform: Any = None) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and dtype of what `predict` returns, for those who make `out`. Nothing is computed."""
+        plan, reader = self._prepare(volume, backward=False)
+        lead, dtype = self._result(plan, losses.known_transform(transform))
+        return (*_given(lead, reader), *plan.graph.output.shape[-plan.graph.ndim :]), dtype
+
     def explain(self, volume: Any = None) -> StreamExplanation:
         """Prints what a step and a prediction would do: passes, bytes read and written, halo overhead, peak memory and
         disk, and which cuts are written or computed again, and why. Nothing is computed.
@@ -216,6 +216,14 @@ class Streamed:
         return result
 
     # ---- before the work ----
+
+    def _result(self, plan: Schedule, change: Any) -> tuple[tuple[int, ...], torch.dtype]:
+        """Leading dimensions and dtype of the prediction of a few points, transformed."""
+        output, n = plan.graph.output, plan.graph.ndim
+        corner = tuple(min(4, size) for size in output.shape[-n:])
+        sample = losses.example((*output.shape[:-n], *corner), output.dtype).to(self._device())
+        result = sample if change is None else losses.probe_transform(change, sample, n)
+        return tuple(result.shape[:-n]), result.dtype
 
     def _prepare(self, volume: Any, backward: bool) -> tuple[Schedule, Reader]:
         """Checks the volume; the passes over it."""
@@ -251,6 +259,11 @@ class Streamed:
         if graph.output.dims and (graph.output.dims[-graph.ndim :] != tuple(order) or order != sorted(order)):
             raise ValueError("stream: expected an output (N, C, *spatial), its axes in the order of the input's")
 
+    @property
+    def ndim(self) -> int:
+        """Axes of space."""
+        return self._dims() - 2
+
     def _dims(self) -> int:
         if self.tile is not None:
             return len(self.tile) + 2
@@ -260,6 +273,9 @@ class Streamed:
                 return module.weight.dim()
             if isinstance(n, int) and n > 0:
                 return n + 2
+        for node in getattr(getattr(self.model, "graph", None), "nodes", ()):  # of a program that was exported
+            if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor):
+                return int(node.meta["val"].dim())
         raise ValueError("stream: the number of axes is not known of this model; give tile")
 
     def _example_shape(self) -> tuple[int, ...]:
@@ -272,12 +288,20 @@ class Streamed:
 
     @contextmanager
     def _run(self, plan: Schedule, reader: Reader, backward: bool) -> Iterator[Run]:
-        check_space(self.spill, costs(plan, backward).disk)
+        check_space(self.spill, disk_bytes(plan, backward))
         seed = int(torch.randint(2**31, ()).item()) if self.model.training else 0
         with _bar(self.progress) as report, Run(
             plan, reader, self.spill, self._device(), backward=backward, seed=seed, order=self.order, report=report
         ) as run:
             yield run
+
+
+def _given(lead: tuple[int, ...], volume: Reader) -> tuple[int, ...]:
+    """The leading dimensions of a result, without those of size one that the volume came without."""
+    missing = volume.missing
+    while missing and lead[:1] == (1,):
+        lead, missing = lead[1:], missing - 1
+    return lead
 
 
 def _target(target: Any, volume: Reader, output: tuple[int, ...], n: int) -> Reader:

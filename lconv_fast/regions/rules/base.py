@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -66,8 +67,19 @@ class Value:
         """An argument, by its name in the operator's schema; defaults filled in."""
         return self.arguments[name]
 
-    @property
+    def maps(self, operand: Value) -> tuple[AxisMap, ...]:
+        """What the operator reads of a field, for each spatial axis."""
+        if operand not in self._maps:
+            self._maps[operand] = self.rule.maps(self, operand)  # type: ignore[union-attr]
+        return self._maps[operand]
+
+    @cached_property
+    def _maps(self) -> dict[Value, tuple[AxisMap, ...]]:
+        return {}
+
+    @cached_property
     def arguments(self) -> dict[str, Any]:
+        """By name, defaults filled in."""
         result = {}
         for place, argument in enumerate(self.node.target._schema.arguments):  # type: ignore[union-attr]
             if place < len(self.node.args):
@@ -133,7 +145,7 @@ class Rule:
 
     def operand(self, op: Value, operand: Value, box: Box, tile: Tile) -> Tensor:
         """The piece of an operand that the output on `box` reads, boundaries filled in."""
-        maps = self.maps(op, operand)
+        maps = op.maps(operand)
         spans = tuple(one.span(interval) for one, interval in zip(maps, box, strict=True))
         return tile.piece(operand, spans, [one.boundary for one in maps], self.fill)
 
@@ -156,7 +168,18 @@ def operand_call(op: Value, box: Box, tile: Tile, function: Callable[..., Any] |
     schema = op.node.target._schema.arguments  # type: ignore[union-attr]
     positional = [arguments[a.name] for a in schema if not a.kwarg_only]
     keywords = {a.name: arguments[a.name] for a in schema if a.kwarg_only and arguments[a.name] is not None}
-    return (function or op.node.target)(*positional, **keywords)  # type: ignore[operator]
+    return (function or functional(op.node.target))(*positional, **keywords)
+
+
+def functional(target: Any) -> Callable[..., Any]:
+    """An in-place operator's counterpart that returns a copy: pieces are read by several operators."""
+    name = getattr(getattr(target, "_schema", None), "name", "")
+    if not name.endswith("_") or name.endswith("__"):
+        return target  # type: ignore[no-any-return]
+    space, _, plain = name[:-1].partition("::")
+    packet = getattr(getattr(torch.ops, space), plain)
+    overload = target._overloadname
+    return getattr(packet, overload) if overload in packet.overloads() else packet  # type: ignore[no-any-return]
 
 
 def aligned(op: Value, value: Value, box: Box) -> dict[int, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lconv_fast.regions.intervals import Box
-from lconv_fast.regions.rules.base import Dims, NotLocal, Rule, Tile, Value, operand_call
+from lconv_fast.regions.rules.base import Dims, NotLocal, Rule, Tile, Value, functional, operand_call
 
 
 def broadcast_dims(op: Value) -> Dims:
@@ -75,7 +75,7 @@ class LastDims(Rule):
             name: tile.small(value) if value is not op.fields[0].node else self.operand(op, op.fields[0], box, tile)
             for name, value in op.arguments.items()
         }
-        return op.node.target(*arguments.values())  # type: ignore[operator]
+        return functional(op.node.target)(*arguments.values())
 
 
 class Cat(Rule):
