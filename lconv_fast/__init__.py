@@ -18,6 +18,8 @@ from lconv_fast.generators import (
 from lconv_fast.invariants import DifferentialInvariants, invariants
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d, LConvGraph
 from lconv_fast.recursive import DerivativeLConv, MaxLConv, RecursiveLConv, flow
+from lconv_fast.regions import regions
+from lconv_fast.streaming import stream
 
 __version__ = "0.1.0"
 
@@ -50,7 +52,9 @@ __all__ = [
     "invariants",
     "nets",
     "physics",
+    "regions",
     "sharding",
+    "stream",
 ]
 
 
