@@ -20,7 +20,9 @@ def _class_weights(loss: Any, target: Tensor) -> Tensor:
     if target.dtype.is_floating_point:  # probabilities of classes: every voxel counts as one
         return torch.ones_like(target.select(1, 0))
     keep = target != loss.ignore_index
-    weight = torch.ones_like(target, dtype=torch.float64) if loss.weight is None else loss.weight.double()[target * keep]
+    weight = (
+        torch.ones_like(target, dtype=torch.float64) if loss.weight is None else loss.weight.double()[target * keep]
+    )
     return weight * keep
 
 
