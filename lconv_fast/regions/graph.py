@@ -237,7 +237,8 @@ def _export(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, caller
         )
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{caller}: the model cannot be traced on an input of shape {shape}: in {path or 'the model itself'} ({kind})"
+            f"{caller}: the model cannot be traced on an input of shape {shape}: in {path or 'the model itself'} "
+            f"({kind})"
             f"{place}: {first}"
         ) from error
     finally:
@@ -276,8 +277,8 @@ def _resolve_inplace(graph: fx.Graph, caller: str) -> None:
             continue  # counters of norms
         if seen or (root.op == "placeholder"):
             raise ValueError(
-                f"{caller}: {_path(node) or 'the model itself'}: {name} writes into a part of {root.name}, which is read "
-                "elsewhere; regions need results of their own (use the operator that returns a copy)"
+                f"{caller}: {_path(node) or 'the model itself'}: {name} writes into a part of {root.name}, which is "
+                "read elsewhere; regions need results of their own (use the operator that returns a copy)"
             )
         base[node] = root
         source.replace_all_uses_with(node, delete_user_cb=lambda user, k=order[node]: order[user] > k)

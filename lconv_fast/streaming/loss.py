@@ -118,7 +118,7 @@ def local_result(name: str, result: Tensor, prediction: Tensor, ndim: int, hint:
 def _check_alone(name: str, function: Function, arguments: tuple[Tensor, ...], result: Tensor, ndim: int) -> None:
     """The first half of every axis alone gives the first half of the result; so does one point."""
     for part in (lambda n: max(1, n // 2), lambda n: 1):
-        cut = (..., *(slice(0, part(n)) for n in result.shape[-ndim:]))
+        cut: Any = (..., *(slice(0, part(n)) for n in result.shape[-ndim:]))
         with torch.no_grad():
             alone = function(*(a[cut] for a in arguments))
         expected = result[cut]

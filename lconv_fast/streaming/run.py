@@ -197,7 +197,7 @@ class Run:
                 [o for o, _ in pairs], wanted, [c.to(o.dtype) for o, c in pairs], allow_unused=True
             )
         else:
-            found = (None,) * len(wanted)
+            found = (None,) * len(wanted)  # type: ignore[assignment]
         for (value, t), gradient in zip(fields, found, strict=False):
             block = torch.zeros_like(t) if gradient is None else gradient
             self.transfer.write(self.patches[value, place].write, index, block)

@@ -53,7 +53,7 @@ class Blocks:
     def write(self, index: int, tensor: Tensor) -> int:
         """Fills a block; returns the bytes."""
         data = tensor.detach().to("cpu").contiguous().view(self.code).numpy()
-        view = memoryview(data).cast("B") if data.size else memoryview(b"")
+        view = memoryview(data.data).cast("B") if data.size else memoryview(b"")
         place = self.offsets[index]
         while view:
             done = os.pwrite(self._file.fileno(), view[: 1 << 30], place)

@@ -280,7 +280,7 @@ class Streamed:
 
     def _example_shape(self) -> tuple[int, ...]:
         n = self._dims() - 2
-        channels = next((m.in_channels for m in self.model.modules() if hasattr(m, "in_channels")), 1)
+        channels: Any = next((m.in_channels for m in self.model.modules() if hasattr(m, "in_channels")), 1)
         return (1, int(channels), *((256,) * n if self.tile is None else (4 * size for size in self.tile)))
 
     def _device(self) -> torch.device:

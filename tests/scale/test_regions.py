@@ -115,7 +115,7 @@ def test_operators_that_are_not_local_are_named_with_their_path():
 def test_models_that_cannot_be_traced_are_named():
     with pytest.raises(ValueError, match=r"cannot be traced.* in 1 \(Branch\).*x.sum\(\) > 0"):
         lc.regions(nn.Sequential(nn.Conv2d(1, 4, 3), Branch()), (1, 1, 16, 16))
-    with pytest.raises(TypeError, match="model: expected an nn.Module, got int"):
+    with pytest.raises(TypeError, match=r"model: expected an nn.Module, got int"):
         lc.regions(3, (1, 1, 16, 16))
     with pytest.raises(ValueError, match="example_shape"):
         lc.regions(nn.Conv2d(1, 1, 3), (1, 1))
