@@ -48,10 +48,7 @@ def _read_npy(path: Path) -> Any:
 def _create_npy(path: Path, shape: tuple[int, ...], dtype: Any, source: Path, again: bool) -> Any:
     import numpy as np
 
-    if again:
-        array = np.lib.format.open_memmap(path, "r+")
-    else:
-        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    array = np.lib.format.open_memmap(path, "r+") if again else np.lib.format.open_memmap(path, "w+", dtype, shape)
     return array, array.flush
 
 
@@ -139,7 +136,12 @@ def load_model(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"model: expected a file, got {path}")
     if path.suffix == ".pt2":
-        return torch.export.load(path).module()
+        module = torch.export.load(path).module()
+        for node in module.graph.nodes:  # which may not be traced again
+            if node.target is torch.ops.aten.detach_.default:
+                node.target = torch.ops.aten.detach.default
+        module.recompile()
+        return module
     try:
         model = torch.load(path, map_location="cpu", weights_only=False)
     except (AttributeError, ModuleNotFoundError) as error:
@@ -150,7 +152,9 @@ def load_model(path: Path) -> Any:
 
 
 def stream(
-    model: Annotated[Path, typer.Argument(help="A .pt2 of torch.export, or a .pt of torch.save(module); trusted ones.")],
+    model: Annotated[
+        Path, typer.Argument(help="A .pt2 of torch.export, or a .pt of torch.save(module); trusted ones.")
+    ],
     volume: Annotated[Path, typer.Argument(help="A .npy, .tif, .zarr, .nii or .nii.gz file.")],
     out: Annotated[Path, typer.Option(help="The result, a file of these kinds.")],
     tile: Annotated[str | None, typer.Option(help="Extents of a tile, as 128,128,128.")] = None,
@@ -180,7 +184,20 @@ def stream(
             raise FileNotFoundError(f"resume: expected the result of an interrupted run in {partial}")
         if out.exists() and not resume:
             raise FileExistsError(f"out: {out} is there already; remove it, or go on with --resume")
-        _run(load_model(model), source.read(volume), source, target, volume, out, tile, memory, spill, transform, resume, explain)
+        _run(
+            load_model(model),
+            source.read(volume),
+            source,
+            target,
+            volume,
+            out,
+            tile,
+            memory,
+            spill,
+            transform,
+            resume,
+            explain,
+        )
     except (OSError, TypeError, ValueError, MemoryError) as error:
         fail(error)
 

@@ -19,10 +19,32 @@ from lconv_fast.regions.rules.base import nodes_in
 # Results that share memory with their first operand.
 VIEWS = frozenset(
     "aten." + name
-    for name in (
-        "view reshape flatten unflatten narrow slice permute transpose movedim expand squeeze unsqueeze select alias "
-        "detach contiguous to dropout feature_dropout unbind split chunk split_with_sizes swapaxes"
-    ).split()
+    for name in [
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "narrow",
+        "slice",
+        "permute",
+        "transpose",
+        "movedim",
+        "expand",
+        "squeeze",
+        "unsqueeze",
+        "select",
+        "alias",
+        "detach",
+        "contiguous",
+        "to",
+        "dropout",
+        "feature_dropout",
+        "unbind",
+        "split",
+        "chunk",
+        "split_with_sizes",
+        "swapaxes",
+    ]
 )
 
 
@@ -85,7 +107,9 @@ def trace(model: nn.Module, shape: Sequence[int], dtype: torch.dtype, ndim: int,
     for node in graph.nodes:
         if node.op == "output":
             results = [n for n in nodes_in(node.args) if n in values and values[n].kind != Kind.CONSTANT]
-            user = {s.arg.name for s in signature.output_specs if s.kind.name == "USER_OUTPUT" and hasattr(s.arg, "name")}
+            user = {
+                s.arg.name for s in signature.output_specs if s.kind.name == "USER_OUTPUT" and hasattr(s.arg, "name")
+            }
             results = [n for n in results if n.name in user]
             if len(results) != 1:
                 raise ValueError(f"{caller}: expected a model with one output, got {len(results)}")
@@ -208,10 +232,13 @@ def _export(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, caller
             if f.line and "/torch/" not in f.filename and "lconv_fast/regions" not in f.filename
         ]
         frames = frames or [f for f in traceback.extract_tb(error.__traceback__) if "/torch/nn/modules" in f.filename]
-        place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}, `{frames[-1].line}`" if frames else ""
+        place = (
+            f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}, `{frames[-1].line}`" if frames else ""
+        )
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{caller}: the model cannot be traced on an input of shape {shape}: in {path or 'the model itself'} ({kind})"
+            f"{caller}: the model cannot be traced on an input of shape {shape}: in {path or 'the model itself'} "
+            f"({kind})"
             f"{place}: {first}"
         ) from error
     finally:
@@ -250,8 +277,8 @@ def _resolve_inplace(graph: fx.Graph, caller: str) -> None:
             continue  # counters of norms
         if seen or (root.op == "placeholder"):
             raise ValueError(
-                f"{caller}: {_path(node) or 'the model itself'}: {name} writes into a part of {root.name}, which is read "
-                "elsewhere; regions need results of their own (use the operator that returns a copy)"
+                f"{caller}: {_path(node) or 'the model itself'}: {name} writes into a part of {root.name}, which is "
+                "read elsewhere; regions need results of their own (use the operator that returns a copy)"
             )
         base[node] = root
         source.replace_all_uses_with(node, delete_user_cb=lambda user, k=order[node]: order[user] > k)

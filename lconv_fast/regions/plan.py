@@ -175,8 +175,7 @@ def _axis(graph: Graph, output: Value, source: Value, axis: int) -> Axis:
     stride = 1
     for rate in every.values():
         stride = lcm(stride, rate.numerator)
-    step = Fraction(stride) / scale
-    step = step.numerator  # output points that are a whole number of strides
+    step = (Fraction(stride) / scale).numerator  # output points that are a whole number of strides
     if step > 1 << 12:
         raise ValueError(f"regions: axis {axis} repeats only after {step} points; expected integer factors")
     start = step * (1 << 12)

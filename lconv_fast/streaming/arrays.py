@@ -20,7 +20,10 @@ def dtype_of(name: str, array: Any) -> torch.dtype:
         return array.dtype
     try:
         # Big-endian numbers, as in .nii files, are turned round when they are read.
-        return torch.empty(0).numpy().dtype and torch.from_numpy(np.empty(0, np.dtype(array.dtype).newbyteorder("="))).dtype
+        return (
+            torch.empty(0).numpy().dtype
+            and torch.from_numpy(np.empty(0, np.dtype(array.dtype).newbyteorder("="))).dtype
+        )
     except (TypeError, AttributeError, ValueError):
         kind = getattr(array, "dtype", type(array).__name__)
         raise TypeError(f"{name}: expected a tensor, a numpy or a zarr array of numbers, got {kind}") from None

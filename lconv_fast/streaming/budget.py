@@ -74,7 +74,9 @@ def choose_tile(graph: Graph, memory: int, stride: Sequence[int], backward: bool
         least = tile_memory(plan, backward)
         if least <= memory:
             return tile
-    raise ValueError(f"memory: expected at least {gibibytes(least)} for tiles of 16 points a side, got {gibibytes(memory)}")
+    raise ValueError(
+        f"memory: expected at least {gibibytes(least)} for tiles of 16 points a side, got {gibibytes(memory)}"
+    )
 
 
 def tile_memory(plan: Schedule, backward: bool) -> int:

@@ -34,8 +34,8 @@ class StreamExplanation:
         tiles = self.training.passes[-1].tiles if self.training.passes else 0
         lines = [f"volume {self.shape} in tiles of {self.tile}: {tiles} in the first passes, halo {self.halo} in all"]
         for name, one in (("forward_backward", self.training), ("predict", self.prediction)):
-            lines += ["", f"{name}: {gibibytes(one.memory)} of memory, {gibibytes(one.disk)} on disk, {one.recomputed:.2f} times "
-                      "the operations of one piece"]  # fmt: skip
+            space = f"{gibibytes(one.memory)} of memory, {gibibytes(one.disk)} on disk"
+            lines += ["", f"{name}: {space}, {one.recomputed:.2f} times the operations of one piece"]
             lines.append(f"  {'pass':<22}{'tiles':>6}{'read':>12}{'written':>12}{'halo':>8}  computes")
             for row in one.passes:
                 share = f"{100 * (row.overhead - 1):.0f} %"

@@ -20,7 +20,9 @@ def _class_weights(loss: Any, target: Tensor) -> Tensor:
     if target.dtype.is_floating_point:  # probabilities of classes: every voxel counts as one
         return torch.ones_like(target.select(1, 0))
     keep = target != loss.ignore_index
-    weight = torch.ones_like(target, dtype=torch.float64) if loss.weight is None else loss.weight.double()[target * keep]
+    weight = (
+        torch.ones_like(target, dtype=torch.float64) if loss.weight is None else loss.weight.double()[target * keep]
+    )
     return weight * keep
 
 
@@ -116,7 +118,7 @@ def local_result(name: str, result: Tensor, prediction: Tensor, ndim: int, hint:
 def _check_alone(name: str, function: Function, arguments: tuple[Tensor, ...], result: Tensor, ndim: int) -> None:
     """The first half of every axis alone gives the first half of the result; so does one point."""
     for part in (lambda n: max(1, n // 2), lambda n: 1):
-        cut = (..., *(slice(0, part(n)) for n in result.shape[-ndim:]))
+        cut: Any = (..., *(slice(0, part(n)) for n in result.shape[-ndim:]))
         with torch.no_grad():
             alone = function(*(a[cut] for a in arguments))
         expected = result[cut]

@@ -1,7 +1,7 @@
 """The model cut at its sums over space: what each pass over the tiles computes, reads and writes.
 
-Pass p computes the fields whose sums are needed next; a sum is known when all tiles have been there. A field at a cut is
-written to disk, unless it costs less to compute it again (`Cut.reason`).
+Pass p computes the fields whose sums are needed next; a sum is known when all tiles have been there. A field at a cut
+is written to disk, unless it costs less to compute it again (`Cut.reason`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from lconv_fast.regions.needs import needs
 from lconv_fast.regions.rules import Kind, Value
 from lconv_fast.streaming.store import region_shape
 
-# What a cut's alternatives cost: operations that a few channels allow a core in a second, and bytes that a fast disk
-# moves. The choice needs no more than the order of magnitude of their ratio.
-FLOPS, BYTES = 1e10, 1e9
+# What a cut's alternatives cost: operations in a second of a core whose layers have few channels and wait for memory
+# (measured: 4e9 to 2e10), and bytes that a fast disk moves. The choice needs no more than their order of magnitude.
+FLOPS, BYTES = 5e9, 1e9
 
 
 @dataclass
@@ -97,7 +97,7 @@ def boxes(value: Value, graph: Graph, tile: Sequence[int]) -> list[Box]:
 
 def schedule(graph: Graph, tile: Sequence[int]) -> Schedule:
     """The passes over a traced model. Raises ValueError where an operator needs more of space than sums."""
-    if not graph.output.kind == Kind.FIELD:
+    if graph.output.kind != Kind.FIELD:
         wrong = [str(one) for one in graph.nonlocal_ if not one.summable] or ["the output has no axes of space"]
         raise ValueError("stream: the model is not local: " + "; ".join(wrong))
     result = Schedule(graph, tuple(tile))

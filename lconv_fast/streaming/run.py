@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +23,7 @@ from lconv_fast.streaming.sums import InOrder, merged
 from lconv_fast.streaming.tile import Piece
 from lconv_fast.streaming.transfer import Transfer
 
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 Report = Callable[[str, int], None]  # what is being done, and that so many tiles more are
 
 
@@ -194,7 +197,7 @@ class Run:
                 [o for o, _ in pairs], wanted, [c.to(o.dtype) for o, c in pairs], allow_unused=True
             )
         else:
-            found = (None,) * len(wanted)
+            found = (None,) * len(wanted)  # type: ignore[assignment]
         for (value, t), gradient in zip(fields, found, strict=False):
             block = torch.zeros_like(t) if gradient is None else gradient
             self.transfer.write(self.patches[value, place].write, index, block)
@@ -230,12 +233,19 @@ class Run:
 
         for index, given in self.transfer.ahead(order, load):
             yield index, given
+            give_back()
             self.report(name, 1)
 
     def _read(self, value: Value, region: Region) -> Tensor:
         if value in self.fields:
             return self.fields[value].read(region)
         return read_region(self.volume, value, region)
+
+
+def give_back() -> None:
+    """Hands freed memory back to the system: glibc keeps what tiles of unequal size leave in its heap, and grows."""
+    if _trim is not None:
+        _trim(0)
 
 
 def read_region(volume: Reader, value: Value, region: Region) -> Tensor:
@@ -249,7 +259,6 @@ def read_region(volume: Reader, value: Value, region: Region) -> Tensor:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, value.dims.index(axis))
 
     return parts(0, ())
-
 
 
 def spills(schedule: Schedule) -> dict[Value, list[Region]]:

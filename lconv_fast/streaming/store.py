@@ -29,9 +29,7 @@ _CODES = {torch.bfloat16: torch.int16}
 
 def region_shape(value: Value, region: Region) -> tuple[int, ...]:
     """Of the tensor that holds a region of a field."""
-    return tuple(
-        n if axis is None else length(region[axis]) for n, axis in zip(value.shape, value.dims, strict=True)
-    )
+    return tuple(n if axis is None else length(region[axis]) for n, axis in zip(value.shape, value.dims, strict=True))
 
 
 class Blocks:
@@ -55,7 +53,7 @@ class Blocks:
     def write(self, index: int, tensor: Tensor) -> int:
         """Fills a block; returns the bytes."""
         data = tensor.detach().to("cpu").contiguous().view(self.code).numpy()
-        view = memoryview(data).cast("B") if data.size else memoryview(b"")
+        view = memoryview(data.data).cast("B") if data.size else memoryview(b"")
         place = self.offsets[index]
         while view:
             done = os.pwrite(self._file.fileno(), view[: 1 << 30], place)
@@ -64,10 +62,7 @@ class Blocks:
 
     def read(self, region: Region, add_to: Tensor | None = None) -> Tensor:
         """A region: what the blocks hold of it, or added to a tensor of its shape."""
-        if add_to is None:
-            result = torch.zeros(region_shape(self.value, region), dtype=self.value.dtype)
-        else:
-            result = add_to
+        result = torch.zeros(region_shape(self.value, region), dtype=self.value.dtype) if add_to is None else add_to
         for index, there in enumerate(self.regions):
             common = [_common(one, other) for one, other in zip(region, there, strict=True)]
             if not all(common):
@@ -123,7 +118,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"spill: expected {gibibytes(needed)} of free space in {folder}, got {gibibytes(free)}; nothing was computed"
+            f"spill: expected {gibibytes(needed)} of free space in {folder}, got {gibibytes(free)}; "
+            "nothing was computed"
         )
 
 

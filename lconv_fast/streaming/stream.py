@@ -280,7 +280,7 @@ class Streamed:
 
     def _example_shape(self) -> tuple[int, ...]:
         n = self._dims() - 2
-        channels = next((m.in_channels for m in self.model.modules() if hasattr(m, "in_channels")), 1)
+        channels: Any = next((m.in_channels for m in self.model.modules() if hasattr(m, "in_channels")), 1)
         return (1, int(channels), *((256,) * n if self.tile is None else (4 * size for size in self.tile)))
 
     def _device(self) -> torch.device:
@@ -290,9 +290,12 @@ class Streamed:
     def _run(self, plan: Schedule, reader: Reader, backward: bool) -> Iterator[Run]:
         check_space(self.spill, disk_bytes(plan, backward))
         seed = int(torch.randint(2**31, ()).item()) if self.model.training else 0
-        with _bar(self.progress) as report, Run(
-            plan, reader, self.spill, self._device(), backward=backward, seed=seed, order=self.order, report=report
-        ) as run:
+        with (
+            _bar(self.progress) as report,
+            Run(
+                plan, reader, self.spill, self._device(), backward=backward, seed=seed, order=self.order, report=report
+            ) as run,
+        ):
             yield run
 
 
@@ -343,7 +346,14 @@ def _bar(wanted: bool | None) -> Iterator[Report]:
         yield lambda name, step: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:

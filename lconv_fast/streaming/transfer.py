@@ -21,7 +21,9 @@ class Transfer:
         self._reader, self._writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._writing: list[Future[Any]] = []
 
-    def ahead(self, order: Iterable[int], load: Callable[[int], dict[K, Tensor]]) -> Iterator[tuple[int, dict[K, Tensor]]]:
+    def ahead(
+        self, order: Iterable[int], load: Callable[[int], dict[K, Tensor]]
+    ) -> Iterator[tuple[int, dict[K, Tensor]]]:
         """(index, load(index) on the device) for each index, the next one being read meanwhile."""
 
         def read(index: int) -> tuple[dict[K, Tensor], Any]:

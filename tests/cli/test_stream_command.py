@@ -56,7 +56,9 @@ def network(tmp_path):
     model = nn.Sequential(lc.LConv3d(1, 3), nn.BatchNorm3d(3), nn.ReLU(), nn.Conv3d(3, 2, 3, padding=1)).eval()
     torch.save(model, tmp_path / "model.pt")
     sizes = {d: Dim.AUTO for d in (2, 3, 4)}
-    torch.export.save(torch.export.export(model, (torch.randn(1, 1, 8, 9, 10),), dynamic_shapes=(sizes,)), tmp_path / "model.pt2")
+    torch.export.save(
+        torch.export.export(model, (torch.randn(1, 1, 8, 9, 10),), dynamic_shapes=(sizes,)), tmp_path / "model.pt2"
+    )
     return model
 
 
@@ -70,7 +72,16 @@ def test_files(kind, saved, network, tmp_path):
     pytest.importorskip(PACKAGES[kind])
     array = (100 * np.random.default_rng(0).standard_normal(SHAPE)).astype(np.int16)
     write(tmp_path / f"x{kind}", array)
-    done = run(tmp_path / saved, tmp_path / f"x{kind}", "--out", tmp_path / f"y{kind}", "--tile", "8,8,8", "--transform", "argmax")
+    done = run(
+        tmp_path / saved,
+        tmp_path / f"x{kind}",
+        "--out",
+        tmp_path / f"y{kind}",
+        "--tile",
+        "8,8,8",
+        "--transform",
+        "argmax",
+    )
     assert done.exit_code == 0, done.output
     with torch.no_grad():
         expected = network(torch.from_numpy(array).float()[None, None]).argmax(1)[0]

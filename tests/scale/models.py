@@ -51,7 +51,9 @@ class Hourglass(nn.Module):
     def forward(self, f):
         g = self.up(self.inside(self.down(f)))
         space = f.shape[2:]
-        g = nn.functional.pad(g, [side for n, m in zip(reversed(space), reversed(g.shape[2:])) for side in (0, n - m)])
+        g = nn.functional.pad(
+            g, [side for n, m in zip(reversed(space), reversed(g.shape[2:]), strict=True) for side in (0, n - m)]
+        )
         return torch.cat([f, g], 1)
 
 

@@ -9,16 +9,15 @@ import lconv_fast as lc
 
 
 def dependence(model, shape):
-    """For each point of the output the input points that it depends on, by the Jacobian: (outputs, inputs)."""
+    """For each point of the output the input points whose change changes it: (outputs, inputs)."""
     x = torch.randn(shape, dtype=torch.float64)
     y = model(x)
     rows = torch.zeros(y[0, 0].numel(), x[0, 0].numel(), dtype=torch.bool)
     for k in range(x[0, 0].numel()):
-        other = x.clone().reshape(*shape[:2], -1)
-        # NaN passes through every operator but those that choose, which an infinity moves.
-        other[..., k] = float("nan")
-        z = model(other.reshape(shape))
-        rows[:, k] = (z != y).any(1)[0].flatten()
+        for change in (10, -10):  # a maximum sees one of them
+            other = x.clone().reshape(*shape[:2], -1)
+            other[..., k] += change
+            rows[:, k] |= (model(other.reshape(shape)) != y).any(1)[0].flatten()
     return rows
 
 
@@ -37,10 +36,9 @@ class LocalOnly(nn.Module):
         return self.model(x)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_regions_hold_what_outputs_depend_on(seed):
-    """No output point depends on a point outside its region; and the region is no larger than it must be, for single
-    points far from where a window of even extent or a stride leaves a gap."""
+    """No output point depends on a point outside its region, which is no larger than the receptive field says."""
     shape = (1, 1, 13, 12)
     model = LocalOnly(drawn(seed, 2)).eval()
     plan = lc.regions(model, shape)
@@ -48,7 +46,10 @@ def test_regions_hold_what_outputs_depend_on(seed):
     height, width = plan.output_shape[2:]
     generator = torch.Generator().manual_seed(seed)
     for box in [((0, 1), (0, 1)), ((height - 1, height), (3, 5))] + [
-        tuple((int(a), int(a) + int(b) + 1) for a, b in zip(torch.randint(0, n, (2,), generator=generator), [0, 0]))
+        tuple(
+            (int(a), int(a) + int(b) + 1)
+            for a, b in zip(torch.randint(0, n, (2,), generator=generator), [0, 0], strict=True)
+        )
         for n in [min(height, width)] * 6
     ]:
         seen = rows[tuple(slice(*interval) for interval in box)].flatten(0, 1).any(0)
@@ -114,10 +115,10 @@ def test_operators_that_are_not_local_are_named_with_their_path():
 def test_models_that_cannot_be_traced_are_named():
     with pytest.raises(ValueError, match=r"cannot be traced.* in 1 \(Branch\).*x.sum\(\) > 0"):
         lc.regions(nn.Sequential(nn.Conv2d(1, 4, 3), Branch()), (1, 1, 16, 16))
-    with pytest.raises(TypeError, match="model: expected an nn.Module, got int"):
+    with pytest.raises(TypeError, match=r"model: expected an nn.Module, got int"):
         lc.regions(3, (1, 1, 16, 16))
     with pytest.raises(ValueError, match="example_shape"):
         lc.regions(nn.Conv2d(1, 1, 3), (1, 1))
     plan = lc.regions(nn.Conv2d(1, 1, 3), (1, 1, 8, 8))
-    with pytest.raises(ValueError, match="output: expected 2 pairs"):
+    with pytest.raises(ValueError, match=r"output: expected 2 pairs"):
         plan.input_region(((0, 9), (0, 2)))

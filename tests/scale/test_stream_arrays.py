@@ -94,7 +94,7 @@ def test_an_interrupted_prediction_goes_on(kind, tmp_path, spill):
         streamed.predict(x, out, stopping(3))
     with torch.no_grad():
         model[0].bias += 1
-    with pytest.raises(ValueError, match="resume: the interrupted prediction was of other weights"):
+    with pytest.raises(ValueError, match=r"resume: the interrupted prediction was of other weights"):
         streamed.predict(x, out, resume=True)
 
 
@@ -155,7 +155,7 @@ def test_refusals(spill):
 def test_a_full_disk_is_an_error_before_the_work(spill, monkeypatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
     model = nn.Sequential(nn.Conv3d(1, 16, 3), nn.Conv3d(16, 16, 3), nn.InstanceNorm3d(16))
-    with pytest.raises(OSError, match="spill: expected .* of free space .* nothing was computed"):
+    with pytest.raises(OSError, match=r"spill: expected .* of free space .* nothing was computed"):
         lc.stream(model, (8, 8, 8), spill, progress=False).predict(torch.randn(1, 1, 24, 24, 24))
 
 

@@ -15,17 +15,78 @@ from lconv_fast.regions.rules.windows import WINDOWS
 
 __all__ = ["REDUCTIONS", "RULES", "Kind", "NotLocal", "Rule", "Tile", "Value", "operator_name", "rule_for"]
 
-POINTWISE = (
-    "clone contiguous alias detach to _to_copy type_as lift_fresh lift_fresh_copy relu relu6 "
-    "leaky_relu prelu _prelu_kernel elu selu celu gelu silu mish softplus softsign hardtanh hardsigmoid hardswish "
-    "log_sigmoid tanhshrink softshrink hardshrink threshold rrelu where clamp masked_fill square zeros_like ones_like "
-    "full_like rsub div true_divide floor_divide multiply subtract divide sub mul add pow float_power addcmul addcdiv lerp "
-    "positive absolute negative clip isnan isinf isfinite nan_to_num"
-).split()
+POINTWISE = [
+    "clone",
+    "contiguous",
+    "alias",
+    "detach",
+    "to",
+    "_to_copy",
+    "type_as",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "prelu",
+    "_prelu_kernel",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "softplus",
+    "softsign",
+    "hardtanh",
+    "hardsigmoid",
+    "hardswish",
+    "log_sigmoid",
+    "tanhshrink",
+    "softshrink",
+    "hardshrink",
+    "threshold",
+    "rrelu",
+    "where",
+    "clamp",
+    "masked_fill",
+    "square",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "rsub",
+    "div",
+    "true_divide",
+    "floor_divide",
+    "multiply",
+    "subtract",
+    "divide",
+    "sub",
+    "mul",
+    "add",
+    "pow",
+    "float_power",
+    "addcmul",
+    "addcdiv",
+    "lerp",
+    "positive",
+    "absolute",
+    "negative",
+    "clip",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "nan_to_num",
+]
 # Operators along the dimensions of an argument: softmax and sums over channels.
 ALONG = {
-    **{f"aten.{name}": points.Along() for name in ("softmax", "log_softmax", "_softmax", "_log_softmax", "amax", "amin")},
-    **{f"aten.{name}": points.Along() for name in ("argmax", "argmin", "logsumexp", "prod", "std", "var", "any", "all")},
+    **{
+        f"aten.{name}": points.Along()
+        for name in ("softmax", "log_softmax", "_softmax", "_log_softmax", "amax", "amin")
+    },
+    **{
+        f"aten.{name}": points.Along() for name in ("argmax", "argmin", "logsumexp", "prod", "std", "var", "any", "all")
+    },
     **{f"aten.{name}": points.Along() for name in ("linalg_vector_norm", "norm", "cumsum", "glu", "flip", "sort")},
     "aten.max": points.Along(),
     "aten.min": points.Along(),

@@ -44,24 +44,50 @@ class LConv(Rule):
     def run(self, op: Value, box: Box, tile: Tile) -> Tensor:
         (operand,) = op.fields
         axes, geometry = spatial_last(op, operand), self.geometry(op)
-        data, weight, bias = self.operand(op, operand, box, tile), tile.small(op["weight"]), tile.small(op["bias"])
-        maps = [self.maps(op, operand)[axis] for axis in axes]
-        inner = [(box[axis][0] * m.num, (box[axis][1] - 1) * m.num + 1) for axis, m in zip(axes, maps, strict=True)]
-        if not op["transposed"]:
-            halo = [side for m in maps for side in (-m.low, m.high)]
-            coefficients = self.coefficients(op, inner, tile)
-            piece = self.placed(geometry, inner, halo)
-            return partial(G, (coefficients, data, weight, None), piece, op["identity"], bias)
-        # Points around the piece send to it by their own coefficients: all of them are computed, and cut off.
+        if geometry.stride != [1] * len(axes):
+            return self.strided(op, box, tile)
+        # Kernels are fastest on arrays without a halo: points around the piece are computed too, and cut off. True
+        # borders stay what they are; across a periodic one stands the other side, and beyond it nothing.
+        inner = [box[axis] for axis in axes]
+        maps, sizes = [op.maps(operand)[axis] for axis in axes], geometry.spatial
+        mode = PaddingMode(geometry.padding_mode)
         outer = [(first + m.low, stop + m.high) for (first, stop), m in zip(inner, maps, strict=True)]
-        coefficients = self.coefficients(op, outer, tile)
-        piece = self.placed(geometry, outer, [0, 0] * len(axes))
-        if coefficients.dim() == 2 + len(axes) and geometry.kind == CoefficientKind.AFFINE:
-            piece = piece._replace(kind=int(CoefficientKind.SAMPLED))
-        y = partial(F, (coefficients, None, weight, data), piece, op["identity"], bias)
+        if all(interval == (0, size) for interval, size in zip(inner, sizes, strict=True)):
+            outer = inner
+        elif mode == PaddingMode.CIRCULAR:
+            mode = PaddingMode.ZEROS
+        else:
+            outer = [(max(first, 0), min(stop, size)) for (first, stop), size in zip(outer, sizes, strict=True)]
+        spans: list[Any] = [None] * len(axes)
+        for axis, interval in zip(axes, outer, strict=True):
+            spans[axis] = interval
+        data = tile.piece(operand, tuple(spans), [m.boundary for m in op.maps(operand)])
+        weight, bias, coefficients = (
+            tile.small(op["weight"]),
+            tile.small(op["bias"]),
+            self.coefficients(op, outer, tile),
+        )
+        piece = self.placed(geometry, outer, [0, 0] * len(axes))._replace(padding_mode=int(mode))
+        if op["transposed"]:
+            if coefficients.dim() == 2 + len(axes) and geometry.kind == CoefficientKind.AFFINE:
+                piece = piece._replace(kind=int(CoefficientKind.SAMPLED))
+            y = partial(F, (coefficients, None, weight, data), piece, op["identity"], bias)
+        else:
+            y = partial(G, (coefficients, data, weight, None), piece, op["identity"], bias)
         for k, ((first, stop), (start, _)) in enumerate(zip(inner, outer, strict=True)):
             y = y.narrow(2 + k, first - start, stop - first)
         return y
+
+    def strided(self, op: Value, box: Box, tile: Tile) -> Tensor:
+        """Every stride-th point: the piece begins at one, its surroundings are a halo."""
+        (operand,) = op.fields
+        axes, geometry = spatial_last(op, operand), self.geometry(op)
+        data, weight, bias = self.operand(op, operand, box, tile), tile.small(op["weight"]), tile.small(op["bias"])
+        maps = [op.maps(operand)[axis] for axis in axes]
+        grid = [(box[axis][0] * m.num, (box[axis][1] - 1) * m.num + 1) for axis, m in zip(axes, maps, strict=True)]
+        halo = [side for m in maps for side in (-m.low, m.high)]
+        piece = self.placed(geometry, grid, halo)
+        return partial(G, (self.coefficients(op, grid, tile), data, weight, None), piece, op["identity"], bias)
 
     @staticmethod
     def placed(geometry: Geometry, grid: list[tuple[int, int]], halo: list[int]) -> Geometry:
@@ -77,12 +103,12 @@ class LConv(Rule):
         """v on a piece of the grid that may reach across its border."""
         geometry, node = self.geometry(op), op["coefficients"]
         sizes = geometry.spatial
-        inside = all(0 <= first and stop <= size for (first, stop), size in zip(grid, sizes, strict=True))
+        inside = all(first >= 0 and stop <= size for (first, stop), size in zip(grid, sizes, strict=True))
         mode = PaddingMode(geometry.padding_mode).name.lower()
         if geometry.kind == CoefficientKind.SAMPLED:
             parts = [runs(interval, size, mode) for interval, size in zip(grid, sizes, strict=True)]
             return _gather(tile, node, parts)
-        if geometry.kind == CoefficientKind.AFFINE and not inside and mode == "circular":
+        if geometry.kind == CoefficientKind.AFFINE and not inside and op["transposed"]:
             # Across the border stands the other side of the grid, with the coordinates that it has there.
             v = tile.small(node)
             sampled = v[..., -1].reshape(*v.shape[:2], *[1] * len(grid))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -82,7 +84,7 @@ class Interpolate(Rule):
         if reach:
             x = F.pad(x, [reach] * (2 * n), mode="replicate")
         sizes = [size * k for size, k in zip(x.shape[-n:], factors, strict=True)]
-        changes = {"output_size": sizes, "scale_factors": None}
+        changes: dict[str, Any] = {"output_size": sizes, "scale_factors": None}
         y = operand_call(op, box, _Given(tile, x), **changes)
         for k, axis in enumerate(axes):
             start = box[axis][0] - (spans[axis][0] - reach) * factors[k]

@@ -218,7 +218,7 @@ def _roll(op: Value, operand: Value) -> dict[int, AxisMap]:
 
 
 class Pad(Shifted):
-    BOUNDARIES = {"constant": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "reflect"}
+    BOUNDARIES = {"constant": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "reflect"}  # noqa: RUF012 - a table
 
     def __init__(self) -> None:
         super().__init__(self.padded)
