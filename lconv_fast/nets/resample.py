@@ -5,15 +5,21 @@ On extents that are even, both commute with quarter turns and reflections, and w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional as F
 
-MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+# name: axes -> function.
+POOLS: dict[str, dict[int, Callable[..., Tensor]]] = {
+    "max": {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d},
+    "mean": {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d},
+}
 
 
-def halve(f: Tensor) -> Tensor:
-    """The largest value in each cell of 2^n points; cells at the far end of odd extents have fewer."""
-    return MAX_POOLS[f.dim() - 2](f, 2, ceil_mode=True)
+def halve(f: Tensor, pool: str = "max") -> Tensor:
+    """The largest value in each cell of 2^n points, or their mean; cells at the far end of odd extents have fewer."""
+    return POOLS[pool][f.dim() - 2](f, 2, ceil_mode=True)
 
 
 def double(f: Tensor, spatial: tuple[int, ...]) -> Tensor:
