@@ -96,9 +96,8 @@ def affine_and_laplacian(start: float = 1.0, gain: float = 1.0) -> Make:
 class Composed(nn.Module):
     """An L-conv of fewer parameters, whose matrices W^i are composed, with normalised generators:
 
-    "directed"   W^i = W^1 diag(a_i)    y = W^0 f + W^1 (sum_i a_i o L_i f): one operator for each channel
-    "separable"  W^i = W^0 diag(a_i)    y = W^0 (f + sum_i a_i o L_i f)
-    "low rank"   W^i = U V^i            V^i (C / 4, C)
+    "directed"  W^i = W^1 diag(a_i)    y = W^0 f + W^1 (sum_i a_i o L_i f)
+    "low rank"  W^i = U V^i            V^i (C / 4, C)
     """
 
     def __init__(self, kind: str, ndim: int, ins: int, outs: int, padding_mode: str) -> None:
@@ -108,24 +107,27 @@ class Composed(nn.Module):
         rank = max(1, ins // 4)
         shapes = {
             "directed": ((outs, ins), (count, 1, ins)),
-            "separable": ((count, 1, ins),),
             "low rank": ((outs, rank), (count, rank, ins)),
         }
         # Each product has the variance of W^0, 1 / ((n_L + 1) fan_in).
-        fan_in = {"directed": (ins, count + 1), "separable": (1,), "low rank": (rank, (count + 1) * ins)}
+        fan_in = {"directed": (ins, count + 1), "low rank": (rank, (count + 1) * ins)}
         self.weight0 = nn.Parameter(torch.randn(outs, ins) / ((count + 1) * ins) ** 0.5)
         self.factors = nn.ParameterList(
             torch.randn(shape) / fan**0.5 for shape, fan in zip(shapes[kind], fan_in[kind], strict=True)
         )
 
     def forward(self, f: Tensor) -> Tensor:
-        left, right = (self.weight0, *self.factors) if self.kind == "separable" else self.factors
+        left, right = self.factors
         others = left @ right if self.kind == "low rank" else left * right
         return lc.functional.lconv(f, torch.cat([self.weight0[None], others]), self.generators)
 
 
 def composed(kind: str) -> Make:
     return lambda *arguments: Composed(kind, *arguments)
+
+
+def one_matrix(ndim: int, ins: int, outs: int, padding_mode: str) -> nn.Module:
+    return nets.SeparableLConv(ins, outs, named("unit_laplacian", ndim, padding_mode=padding_mode), bias=False)
 
 
 CONTENDERS: dict[str, Make] = {
@@ -136,7 +138,7 @@ CONTENDERS: dict[str, Make] = {
     "laplacian, unit": unit("laplacian"),
     "second, unit": unit("second"),
     "directed": composed("directed"),
-    "separable": composed("separable"),
+    "separable": one_matrix,
     "low rank": composed("low rank"),
     "affine": basis("affine"),
     "affine + laplacian, unit": affine_and_laplacian(),

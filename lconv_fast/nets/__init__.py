@@ -4,6 +4,7 @@ from lconv_fast.nets.bases import equivariant, isotropic, with_laplacian
 from lconv_fast.nets.blocks import ACTIVATIONS, NORMS, LBlock, ResidualBlock
 from lconv_fast.nets.euclidean import EuclideanInvariants
 from lconv_fast.nets.resnet import LResNet
+from lconv_fast.nets.separable import SeparableLConv, separable
 from lconv_fast.nets.unet import LUNet
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "LResNet",
     "LUNet",
     "ResidualBlock",
+    "SeparableLConv",
     "equivariant",
     "isotropic",
+    "separable",
     "with_laplacian",
 ]
