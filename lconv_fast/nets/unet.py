@@ -102,6 +102,6 @@ class LUNet(nn.Module):
             kept.append(f)
             f = run(block, halve(f, self.pool), self.checkpoint)
         for mix, block, fine in zip(reversed(self.mix), reversed(self.up), reversed(kept), strict=True):
-            f = torch.cat([fine, double(mix(f), tuple(fine.shape[2:]))], 1)
+            f = torch.cat([fine, double(channels_last(mix(f)), tuple(fine.shape[2:]))], 1)
             f = run(block, f, self.checkpoint)
         return self.head(f)
