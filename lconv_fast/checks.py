@@ -37,7 +37,7 @@ def check_input_type(caller: str, input: object) -> None:
             f"{caller}: torch.fx.symbolic_trace shows a layer no tensor; keep L-conv layers whole with a Tracer whose "
             "is_leaf_module says so, or use torch.export, which traces through them"
         )
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         raise RuntimeError(
             f"{caller}: torch.jit.trace keeps no lists of numbers, which the operators take; use torch.export, or "
             "trace the model that lconv_fast.convert.lower makes of it"

@@ -17,6 +17,7 @@ from lconv_fast.checks import (
     per_axis,
     positive_int,
 )
+from lconv_fast.epilogue import check_activation
 from lconv_fast.functional import autocast, lconv_for
 from lconv_fast.generators import Generators, GraphGenerators, named
 from lconv_fast.initialization import keep_variance, keep_variance_factorized
@@ -32,6 +33,7 @@ def _moved(generators: G, device: torch.device | str | None, dtype: torch.dtype 
 class _LConv(nn.Module):
     ndim: int
     bias: nn.Parameter | None
+    activation: str | None = None
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class _LConv(nn.Module):
         groups: int = 1,
         bias: bool = True,
         factorized: bool = False,
+        activation: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **generator_keywords: Any,
@@ -56,6 +59,7 @@ class _LConv(nn.Module):
         self.groups = groups
         self.stride = per_axis("stride", stride, self.ndim)
         self.factorized = factorized
+        self.activation = check_activation(activation)
         self.generators = _moved(self._make_generators(generators, generator_keywords), device, dtype)
 
         count, ins = self.generators.num_generators, in_channels // groups
@@ -117,9 +121,18 @@ class _LConv(nn.Module):
         composed = torch.matmul(weight0, epsilon)  # (n_L, groups, out / groups, in / groups)
         return torch.cat([weight0.reshape(1, -1, ins), composed.flatten(1, 2)])
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         return lconv_for(
-            type(self).__name__, input, self.weight, self.generators, self.bias, self.stride, self.groups, self.ndim
+            type(self).__name__,
+            input,
+            self.weight,
+            self.generators,
+            self.bias,
+            self.stride,
+            self.groups,
+            self.ndim,
+            residual=residual,
+            activation=self.activation,
         )
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -138,10 +151,13 @@ class _LConv(nn.Module):
             text += ", bias=False"
         if self.factorized:
             text += ", factorized=True"
+        if self.activation is not None:
+            text += f", activation={self.activation}"
         return text
 
 
-_DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: eq. (10), (15) and (17) of Dehmamy et al. 2021.
+_DOC = """y = activation(f W0^T + sum_i (L_i f) Wi^T + bias + residual) on {ndim}D grids, with neither activation nor
+    residual unless asked for: eq. (10), (15) and (17) of Dehmamy et al. 2021.
 
     Stands where nn.Conv{ndim}d stood: input (N, C_in, *spatial) or (C_in, *spatial), any memory format; output
     (N, C_out, *ceil(spatial / stride)) in the same memory format. With affine generators nothing depends on the size of
@@ -158,6 +174,8 @@ _DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: eq. (10), (15
         bias: adds a learnable bias, 0 at first.
         factorized: W^i = W^0 eps^i with parameters weight0 (out, in / groups) and epsilon (n_L, in, in / groups);
             `weight` is then composed from them.
+        activation: None, "relu", "gelu" or "silu". `layer(input, residual)` adds residual, of the output's shape,
+            before it.
         device, dtype: of the parameters and of the generators, which are moved where given.
         **generator_keywords: accuracy, padding_mode, coordinate_scale, learnable, with a name: see AffineGenerators.
 

@@ -22,11 +22,12 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
   // Few channels leave vectors along them empty: vectors go along the line, transposed on the way in and out.
   const bool transposes = channels_last && has_long_rows(near.target) && lines_pay<A>(ins, outs);
   const bool points_major = channels_last && !transposes;
-  const Tiles tiles(near.target, plan.row_basis ? Tiles::kAtRows
-                                 : points_major ? Tiles::kAnywhere
-                                                : Tiles::kAtLongRows);
+  const int64_t even = even_stride(target, near.target);  // -1: the points of a sublattice, even along rows alone
+  const int64_t point_stride = even < 0 ? target.stride[kAxes - 1] : even;
+  const Tiles tiles(near.target, plan.row_basis || even < 0 ? Tiles::kAtRows
+                                 : points_major             ? Tiles::kAnywhere
+                                                            : Tiles::kAtLongRows);
   const Tasks tasks(p.batch, tiles.count);
-  const int64_t point_stride = even_stride(target, near.target);
   const PanelRows panel_of = !plan.row_basis ? PanelRows::kLayer
                              : transposed    ? PanelRows::kTransposedBasis
                                              : PanelRows::kDifferences;
@@ -39,7 +40,8 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
                                        : p.generators * p.component_count;
   // Sums over several blocks of channels need a place in the accumulation type, those to be transposed one by lines:
   // the target, or their own.
-  const bool own_sums = transposes || (!std::is_same_v<S, A> && blocks.count > 1);
+  const bool scatters = !points_major && !transposes && point_stride != 1;
+  const bool own_sums = transposes || scatters || (!std::is_same_v<S, A> && blocks.count > 1);
 
   const Workspace<A> starts(p.groups * columns);  // the bias, padded like the factor
   for (int64_t o = 0; bias && o < p.groups * outs; ++o) {
@@ -81,7 +83,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
       const int64_t points = tiles.size(tile);
       for (int64_t g = 0; g < p.groups; ++g) {
         S* out = static_cast<S*>(target.data) + at.batch * target.batch_stride + g * outs * target.channel_stride +
-                 tiles.begin(tile) * point_stride;
+                 (even < 0 ? offset_of(segments[0], target) : tiles.begin(tile) * point_stride);
         const int64_t out_stride = points_major ? point_stride : target.channel_stride;
         for (int64_t b = 0; b < blocks.count; ++b) {
           const int64_t c = blocks.first(b), width = blocks.size(b);
@@ -110,7 +112,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
           const auto start_kind = points_major ? Output<S>::kByColumn : Output<S>::kByRow;
           const int64_t product_rows = points_major ? points : outs, product_columns = points_major ? outs : points;
           const bool last_block = b + 1 == blocks.count;
-          if (own_sums && (transposes || !last_block)) {
+          if (own_sums && (transposes || scatters || !last_block)) {
             const int64_t sums_stride = points_major ? columns : kTile;
             const auto first_kind = points_major ? Output<A>::kByColumn : Output<A>::kByRow;
             multiply(sum, product_rows, product_columns,
@@ -126,6 +128,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
           }
         }
         if (transposes) lines_to_points(sums.data(), kTile, outs, points, out, point_stride);
+        if (scatters) scatter_lines(sums.data(), kTile, outs, points, out, target.channel_stride, point_stride);
       }
     }
   });

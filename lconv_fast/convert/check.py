@@ -121,7 +121,9 @@ def check(model: nn.Module, batch: Any, *, repeats: int = 7) -> Comparison:
         for module, training in modes:
             module.training = training
 
-    def pair(values: dict[tuple[int, int], Any], job: int, reduce: Callable[[Any], Any] = lambda v: v) -> tuple:
+    def pair(
+        values: dict[tuple[int, int], Any], job: int, reduce: Callable[[Any], Any] = lambda v: v
+    ) -> tuple[Any, Any]:
         return reduce(values[job, 0]), reduce(values[job, 1])
 
     comparison = Comparison(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ def _numbers(generators: AffineGenerators | FieldGenerators, spatial: tuple[int,
     return generators.coefficients().detach().double().cpu().numpy()
 
 
-def _invariants(numbers: Array, constants: Array, tolerance: float = TOLERANCE) -> tuple:
+def _invariants(numbers: Array, constants: Array, tolerance: float = TOLERANCE) -> tuple[Any, ...]:
     """What a Lie algebra of affine fields has in common with its conjugates under affine maps: the key of its name."""
     count, n = len(numbers), numbers.shape[1]
     linear = numbers[:, :, :n].reshape(count, -1)
@@ -167,8 +168,8 @@ def _catalogue() -> dict[str, Callable[[], Array]]:
 
 
 @functools.cache
-def _names() -> dict[tuple, str]:
-    found: dict[tuple, str] = {}
+def _names() -> dict[tuple[Any, ...], str]:
+    found: dict[tuple[Any, ...], str] = {}
     for name, basis in _catalogue().items():
         numbers = basis()
         n = numbers.shape[1]

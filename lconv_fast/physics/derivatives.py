@@ -6,6 +6,7 @@ factor. Coordinates are centred, x_a = index_a - (size_a - 1) / 2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -40,7 +41,7 @@ def check_field(name: str, phi: object, least: int = 3) -> None:
         raise ValueError(f"{name}: expected shape (N, m, *spatial) with a point or more, got {tuple(phi.shape)}")
 
 
-def by_parts(operator, phi: Tensor) -> Tensor:
+def by_parts(operator: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
     """A real linear operator applied to the real and the imaginary part."""
     return torch.complex(operator(phi.real), operator(phi.imag)) if phi.is_complex() else operator(phi)
 
@@ -55,7 +56,7 @@ def gradient(phi: Tensor, accuracy: Accuracy = 2, padding_mode: str = "zeros") -
     check_scheme(accuracy, padding_mode, ndim)
     if accuracy == "spectral":
         return torch.stack([_spectral(phi, axis + 2) for axis in range(ndim)], dim=2)
-    translations = _translations(ndim, accuracy, padding_mode, phi.real.dtype, phi.device)  # type: ignore[arg-type]
+    translations = _translations(ndim, accuracy, padding_mode, phi.real.dtype, phi.device)
     return by_parts(translations, phi).transpose(1, 2)
 
 
@@ -118,7 +119,7 @@ def _along(f: Tensor, axis: int, accuracy: Accuracy, padding_mode: str) -> Tenso
     """d_axis f alone."""
     if accuracy == "spectral":
         return _spectral(f, axis + 2)
-    one = _translations(f.dim() - 2, accuracy, padding_mode, f.real.dtype, f.device, axis)  # type: ignore[arg-type]
+    one = _translations(f.dim() - 2, accuracy, padding_mode, f.real.dtype, f.device, axis)
     return by_parts(one, f)[:, 0]
 
 

@@ -166,4 +166,4 @@ def tuned(card: str) -> Table:
         found = {tuple(key.split()): Tile(*numbers) for key, numbers in entries}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return Table()
-    return Table(tiles=TILES | {key: tile for key, tile in found.items() if key in TILES})  # type: ignore[arg-type,misc]
+    return Table(tiles=TILES | {key: tile for key, tile in found.items() if key in TILES})
