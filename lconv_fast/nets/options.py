@@ -42,6 +42,11 @@ def check_choice(name: str, value: str | Factory, table: dict[str, Any]) -> None
         raise TypeError(f"{name}: expected a name or a function of the number of channels, got {value!r}")
 
 
+def check_bool(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
 def check_options(
     in_channels: int, out_channels: int, ndim: int, norm: str | Factory, activation: str | Factory, checkpoint: bool
 ) -> None:
@@ -50,8 +55,7 @@ def check_options(
     check_ndim(ndim)
     check_choice("norm", norm, NORMS)
     check_choice("activation", activation, ACTIVATIONS)
-    if not isinstance(checkpoint, bool):
-        raise TypeError(f"checkpoint: expected True or False, got {checkpoint!r}")
+    check_bool("checkpoint", checkpoint)
 
 
 def check_input(caller: str, f: Tensor, channels: int, ndim: int) -> None:
