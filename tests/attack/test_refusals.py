@@ -45,6 +45,9 @@ CASES = {
     "grid of a measure": (lambda: lc.physics.haar_measure(SE, "no"), "spatial: expected positive integers"),
     "exponential": (lambda: lc.physics.exponential("se", X, torch.ones(3)), "generators: expected a Generators object"),
     "recursions": (lambda: lc.discovery.recursive_lconv(X, torch.ones(1, 3), SE, 2.5), "recursions: expected a pos"),
+    **{f"grid of {f.__name__}": (lambda f=f: f(SE, "no"), "spatial_shape: expected .*positive integers")
+       for f in (lc.discovery.identify, lc.discovery.centralizer, lc.discovery.closed)},
+    "signature": (lambda: lc.physics.stress_energy(torch.abs, X, signature=2.5), "signature: expected 2 numbers"),
     "scrambled images": (lambda: lc.discovery.unscramble("no", (2, 2)), "images: expected a tensor"),
     "scrambled shape": (lambda: lc.discovery.unscramble(torch.ones(9, 4), [2]), "shape: expected 2 positive integers"),
     **{f"accuracy {value!r}": (lambda v=value: lc.LConv2d(2, 2, accuracy=v), "accuracy: expected one of 2")
