@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lconv_fast.ops.geometry import MOST_POINTS, MOST_STEPS, PaddingMode, Stencil, Window
 
@@ -50,6 +51,41 @@ def check_input_type(caller: str, input: object) -> None:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
+
+
+def boolean(name: str, value: object) -> bool:
+    """`value`, True or False: any other object would count as one of the two, "no" as True."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def unsigned_int(name: str, value: object) -> int:
+    """`value` as an integer from 0 on."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer from 0 on, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name}: expected an integer from 0 on, got {value!r}")
+    return int(value)
+
+
+def real(name: str, value: object, low: float, high: float) -> float:
+    """`value` as a number between two others."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+    if not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+    return float(value)
+
+
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+
+
+def check_module(name: str, value: object) -> None:
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"{name}: expected an nn.Module, got {type(value).__name__}")
 
 
 def positive_int(name: str, value: object, most: int = MOST_STEPS) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lconv_fast.checks import (
+    boolean,
     check_dtype,
     check_float,
     check_groups,
@@ -56,6 +57,7 @@ class _LConv(nn.Module):
         self.out_channels = positive_int("out_channels", out_channels)
         check_groups(groups, in_channels, out_channels)
         check_dtype(dtype)
+        bias, factorized = boolean("bias", bias), boolean("factorized", factorized)
         self.groups = groups
         self.stride = per_axis("stride", stride, self.ndim)
         self.factorized = factorized
@@ -239,6 +241,7 @@ class LConvGraph(nn.Module):
         if getattr(generators, "channel_dim", None) != -1:
             raise TypeError(f"generators: expected GraphGenerators, got {type(generators).__name__}")
         check_dtype(dtype)
+        bias = boolean("bias", bias)
         self.generators = _moved(generators, device, dtype)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(generators.num_generators + 1, out_channels, in_channels, **factory))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import check_float, check_types, per_axis, positive_int
+from lconv_fast.checks import boolean, check_float, check_types, per_axis, positive_int
 from lconv_fast.functional import lconv
 from lconv_fast.generators import Generators, GraphGenerators, GridGenerators
 
@@ -148,7 +148,7 @@ class DerivativeLConv(nn.Module):
         self.stride = per_axis("stride", stride, self.ndim)
         numbers, count = generators.coefficients(), generators.num_generators
         self.weight = nn.Parameter(numbers.new_empty(count, outs, ins // self.groups))
-        self.bias = nn.Parameter(numbers.new_zeros(outs)) if bias else None
+        self.bias = nn.Parameter(numbers.new_zeros(outs)) if boolean("bias", bias) else None
         with torch.no_grad():
             for weight, rate in zip(self.weight, generators.mean_square().tolist(), strict=True):
                 bound = math.sqrt(3 / (count * max(1, weight.shape[1]) * (rate or 1.0)))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lconv_fast.checks import extents
 from lconv_fast.discovery.fields import Affine, Array, Polynomial, affine_numbers, fields_of, grid_points
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, algebras
 
@@ -235,8 +236,10 @@ def identify(generators: Generators, spatial_shape: tuple[int, ...] | None = Non
     """
     if not isinstance(generators, AffineGenerators | FieldGenerators):
         raise TypeError(f"identify: expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
-    if spatial_shape is not None and len(spatial_shape) != generators.ndim:
-        raise ValueError(f"spatial_shape: expected {generators.ndim} axes as the generators, got {spatial_shape!r}")
+    if spatial_shape is not None:
+        spatial_shape = extents("spatial_shape", spatial_shape)
+        if len(spatial_shape) != generators.ndim:
+            raise ValueError(f"spatial_shape: expected {generators.ndim} axes as the generators, got {spatial_shape!r}")
     numbers = _numbers(generators, spatial_shape)
     if numbers is not None:
         constants, closure = _structure(numbers, numbers.shape[1])

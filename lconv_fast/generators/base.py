@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lconv_fast import form, grid
-from lconv_fast.checks import check_float, check_points, check_types, extents
+from lconv_fast.checks import boolean, check_float, check_points, check_types, extents
 from lconv_fast.ops.geometry import CoefficientKind, PaddingMode, Stencil, accumulate_type
 
 Self = TypeVar("Self", bound="Generators")
@@ -176,7 +176,7 @@ class Generators(nn.Module, ABC):
 
     def _keep(self, name: str, value: Tensor, learnable: bool) -> None:
         value = value.detach().clone()
-        if learnable:
+        if boolean("learnable", learnable):
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)

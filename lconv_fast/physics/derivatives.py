@@ -23,7 +23,7 @@ Accuracy = int | str
 def check_scheme(accuracy: Accuracy, padding_mode: str, ndim: int) -> None:
     """Raises ValueError for what `gradient` cannot take."""
     grid.padding_mode(padding_mode)
-    if isinstance(accuracy, bool) or (accuracy != "spectral" and accuracy not in CENTRAL):
+    if isinstance(accuracy, bool) or (accuracy != "spectral" and accuracy not in list(CENTRAL)):
         raise ValueError(f"accuracy: expected one of {', '.join(map(str, CENTRAL))} or 'spectral', got {accuracy!r}")
     if accuracy == "spectral" and padding_mode != "circular":
         raise ValueError(f"padding_mode: spectral derivatives need 'circular' (periodic axes), got {padding_mode!r}")
@@ -52,6 +52,7 @@ def gradient(phi: Tensor, accuracy: Accuracy = 2, padding_mode: str = "zeros") -
     accuracy 2, 4, 6 or 8: the translations of `AffineGenerators`. 'spectral': the band-limited (Shannon-Whittaker)
     derivative on periodic axes, i k in Fourier space, with derivative 0 for the Nyquist mode of an even size.
     """
+    check_field("phi", phi)
     ndim = phi.dim() - 2
     check_scheme(accuracy, padding_mode, ndim)
     if accuracy == "spectral":
