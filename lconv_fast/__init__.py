@@ -18,6 +18,7 @@ from lconv_fast.generators import (
 from lconv_fast.invariants import DifferentialInvariants, invariants
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d, LConvGraph
 from lconv_fast.recursive import DerivativeLConv, MaxLConv, RecursiveLConv, flow
+from lconv_fast.windows.window import window
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "invariants",
     "nets",
     "physics",
+    "window",
 ]
 
 

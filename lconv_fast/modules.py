@@ -20,6 +20,8 @@ from lconv_fast.checks import (
 from lconv_fast.functional import autocast, lconv_for
 from lconv_fast.generators import Generators, GraphGenerators, named
 from lconv_fast.initialization import keep_variance, keep_variance_factorized
+from lconv_fast.windows.place import call_in_place
+from lconv_fast.windows.stack import Place
 
 G = TypeVar("G", bound=Generators)
 
@@ -118,9 +120,12 @@ class _LConv(nn.Module):
         return torch.cat([weight0.reshape(1, -1, ins), composed.flatten(1, 2)])
 
     def forward(self, input: Tensor) -> Tensor:
-        return lconv_for(
-            type(self).__name__, input, self.weight, self.generators, self.bias, self.stride, self.groups, self.ndim
-        )
+        name, weight = type(self).__name__, self.weight
+
+        def call(f: Tensor, window: Place | None) -> Tensor:
+            return lconv_for(name, f, weight, self.generators, self.bias, self.stride, self.groups, self.ndim, window)
+
+        return call_in_place(self, input, call)
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(
