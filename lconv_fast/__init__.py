@@ -41,6 +41,7 @@ __all__ = [
     "ProductGenerators",
     "RecursiveLConv",
     "StencilGenerators",
+    "adapters",
     "convert",
     "discovery",
     "explain",
@@ -57,7 +58,7 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     """Packages on top of the layers are imported when first used; discovery needs scipy, and not every user does."""
-    if name in ("discovery", "nets", "physics"):
+    if name in ("adapters", "discovery", "nets", "physics"):
         import importlib
 
         return importlib.import_module(f"lconv_fast.{name}")
