@@ -20,6 +20,7 @@ from lconv_fast.modules import LConv1d, LConv2d, LConv3d, LConvGraph
 from lconv_fast.recursive import DerivativeLConv, MaxLConv, RecursiveLConv, flow
 from lconv_fast.regions import regions
 from lconv_fast.streaming import stream
+from lconv_fast.windows.window import window
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "ProductGenerators",
     "RecursiveLConv",
     "StencilGenerators",
+    "adapters",
     "convert",
     "discovery",
     "explain",
@@ -55,12 +57,13 @@ __all__ = [
     "regions",
     "sharding",
     "stream",
+    "window",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
     """Packages on top of the layers are imported when first used; discovery needs scipy, and not every user does."""
-    if name in ("discovery", "nets", "physics", "sharding"):
+    if name in ("adapters", "discovery", "nets", "physics", "sharding"):
         import importlib
 
         return importlib.import_module(f"lconv_fast.{name}")

@@ -49,7 +49,7 @@ def check_input_type(caller: str, input: object) -> None:
         raise TypeError(f"{caller}: expected input of a real floating-point type, got {input.dtype}")
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
     return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
 
 
@@ -107,7 +107,7 @@ def extents(name: str, value: object, ndim: int | None = None) -> tuple[int, ...
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(expected)
     sizes = tuple(value)
-    if not all(map(_is_integer, sizes)):
+    if not all(map(is_integer, sizes)):
         raise TypeError(expected)
     if not sizes or len(sizes) != (ndim or len(sizes)) or min(sizes) < 1:
         raise ValueError(expected)
@@ -125,7 +125,7 @@ def rows_of_integers(name: str, value: object, shape: str) -> tuple[tuple[int, .
         if isinstance(row, str) or not isinstance(row, Iterable):
             raise TypeError(expected)
         numbers = tuple(row)
-        if not all(map(_is_integer, numbers)):
+        if not all(map(is_integer, numbers)):
             raise TypeError(expected)
         result.append(tuple(map(int, numbers)))
     return tuple(result)
@@ -159,7 +159,7 @@ def check_window(window: object, spatial: Sequence[int]) -> Window:
         raise TypeError(f"window: expected {expected}, got {window!r}")
     origin, full = window
     for part in (origin, full):
-        if not isinstance(part, (tuple, list)) or len(part) != len(spatial) or not all(map(_is_integer, part)):
+        if not isinstance(part, (tuple, list)) or len(part) != len(spatial) or not all(map(is_integer, part)):
             raise TypeError(f"window: expected {expected}, got {window!r}")
     for first, size, whole in zip(origin, spatial, full, strict=True):
         if whole > MOST_POINTS:
@@ -178,7 +178,7 @@ def check_halo(halo: object, array: Sequence[int], stencil: Stencil) -> list[int
         raise TypeError(f"halo: expected {expected}, got {halo!r}")
     sides: list[int] = []
     for pair, size in zip(halo, array, strict=True):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(_is_integer, pair)):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(is_integer, pair)):
             raise TypeError(f"halo: expected {expected}, got {halo!r}")
         if min(pair) < 0 or sum(pair) >= size:
             raise ValueError(f"halo: expected {expected} that leave a grid of an array {tuple(array)}, got {halo!r}")
@@ -230,7 +230,7 @@ def check_no_kernel(caller: str, generators: object, keywords: dict[str, object]
     """Answers those who write an L-conv as they wrote nn.ConvNd."""
     names = [name for name in IN_PLACE_OF if name in keywords]
     opening = caller
-    if _is_integer(generators) or (isinstance(generators, (tuple, list)) and all(map(_is_integer, generators))):
+    if is_integer(generators) or (isinstance(generators, (tuple, list)) and all(map(is_integer, generators))):
         names = list(dict.fromkeys(["kernel_size", *names]))
         opening = f"generators: expected a name or a Generators object, got {type(generators).__name__}"
     if names:

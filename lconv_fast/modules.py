@@ -22,6 +22,8 @@ from lconv_fast.epilogue import check_activation
 from lconv_fast.functional import autocast, lconv_for
 from lconv_fast.generators import Generators, GraphGenerators, named
 from lconv_fast.initialization import keep_variance, keep_variance_factorized
+from lconv_fast.windows.place import call_in_place
+from lconv_fast.windows.stack import Place
 
 G = TypeVar("G", bound=Generators)
 
@@ -124,18 +126,25 @@ class _LConv(nn.Module):
         return torch.cat([weight0.reshape(1, -1, ins), composed.flatten(1, 2)])
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return lconv_for(
-            type(self).__name__,
-            input,
-            self.weight,
-            self.generators,
-            self.bias,
-            self.stride,
-            self.groups,
-            self.ndim,
-            residual=residual,
-            activation=self.activation,
-        )
+        name, weight = type(self).__name__, self.weight
+
+        def call(f: Tensor, window: Place | None, sample: int | None = None) -> Tensor:
+            added = residual if residual is None or sample is None else residual[sample : sample + 1]
+            return lconv_for(
+                name,
+                f,
+                weight,
+                self.generators,
+                self.bias,
+                self.stride,
+                self.groups,
+                self.ndim,
+                window,
+                residual=added,
+                activation=self.activation,
+            )
+
+        return call_in_place(self, input, call)
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(

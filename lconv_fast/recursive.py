@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from lconv_fast.checks import boolean, check_float, check_types, per_axis, positive_int
 from lconv_fast.functional import lconv
 from lconv_fast.generators import Generators, GraphGenerators, GridGenerators
+from lconv_fast.windows.place import call_in_place
+from lconv_fast.windows.stack import Place
 
 
 def flow(x: Tensor, generators: Generators, t: Tensor | float, steps: int, *, order: int = 4) -> Tensor:
@@ -156,7 +158,11 @@ class DerivativeLConv(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = torch.cat([torch.zeros_like(self.weight[:1]), self.weight])
-        return lconv(input, weight, self.generators, self.bias, stride=self.stride, groups=self.groups)
+
+        def call(f: Tensor, window: Place | None, _sample: int | None = None) -> Tensor:
+            return lconv(f, weight, self.generators, self.bias, stride=self.stride, groups=self.groups, window=window)
+
+        return call_in_place(self, input, call)
 
 
 class MaxLConv(nn.Module):

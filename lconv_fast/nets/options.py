@@ -13,6 +13,7 @@ from lconv_fast.checks import positive_int
 from lconv_fast.generators import Generators, named, normalise
 from lconv_fast.nets.bases import check_ndim
 from lconv_fast.nets.blocks import ACTIVATIONS, NORMS, Factory
+from lconv_fast.windows.window import window
 
 Bases = str | Generators | Callable[[int], str | Generators]
 MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -91,5 +92,7 @@ def channels_last(f: Tensor) -> Tensor:
 def run(block: nn.Module, f: Tensor, recompute: bool) -> Tensor:
     """block(f); with `recompute`, its inner activations are made again in the backward pass instead of being kept."""
     if recompute and torch.is_grad_enabled():
-        return checkpoint(block, f, use_reentrant=False)
+        if torch.compiler.is_compiling():
+            return checkpoint(block, f, use_reentrant=False)
+        return checkpoint(block, f, use_reentrant=False, context_fn=window.contexts)
     return block(f)
