@@ -9,7 +9,6 @@
 #include "arguments.h"
 #include "dispatch.h"
 #include "memory.h"
-#include "sublattices.h"
 #include "sum_points.h"
 
 namespace lconv_fast {
@@ -83,12 +82,7 @@ Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficien
   advise_huge_pages(output.data_ptr(), output.numel() * static_cast<int64_t>(output.element_size()));
   const View target = c.view(output, "output", targets, transposed ? p.array : p.out);
   if (output.numel() > 0) {
-    const Kernels& kernels = active_kernels();
-    if (transposed && !shift && has_sublattices(p)) {
-      apply_on_sublattices(kernels, p, source, w, target);
-    } else {
-      kernels.apply(p, transposed, source, w, shift ? shift->data_ptr() : nullptr, target);
-    }
+    active_kernels().apply(p, transposed, source, w, shift ? shift->data_ptr() : nullptr, target);
   }
   return output;
 }

@@ -69,3 +69,15 @@ def test_networks_of_both_kinds_have_the_same_shape_and_train(ndim):
         assert net(x).shape == x.shape
         networks.step_of(net, x, torch.zeros_like(x))()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_resnet_18_has_the_published_number_of_weights():
+    """11 689 512 with 3 x 3 convolutions without a bias (here each of the 16 has one, 3840 numbers); and it trains."""
+    for name, layer in networks.layers(2, "translation").items():
+        net = networks.ResNet18(layer)
+        if name == "nn.Conv":
+            assert sum(p.numel() for p in net.parameters()) == 11_689_512 + 3840
+        y = net(torch.randn(2, 3, 32, 32))
+        assert y.shape == (2, 1000)
+        y.square().mean().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())

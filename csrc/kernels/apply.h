@@ -4,17 +4,19 @@
 #include "../plan.h"
 #include "factor.h"
 #include "pack/packer.h"
+#include "phases.h"
 #include "tiles.h"
 #include "workspace.h"
 
 namespace lconv_fast::LCONV_ISA {
 
+// At all points of the target, or, transposed, at those of a phase.
 template <class S>
-void apply(const Problem& p, bool transposed, const View& source, const WeightView& weight, const void* bias,
-           const View& target) {
+void apply_at(const Problem& p, bool transposed, const int64_t* phase, const View& source, const WeightView& weight,
+              const void* bias, const View& target) {
   using A = Accumulate<S>;
   const Plan plan = plan_apply(p, transposed);
-  const Neighbours near(p, transposed);
+  const Neighbours near(p, transposed, phase);
   const int64_t ins = transposed ? p.out_channels : p.in_channels;
   const int64_t outs = transposed ? p.in_channels : p.out_channels;
   // One channel has both layouts: the other side decides.
@@ -22,12 +24,12 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
   // Few channels leave vectors along them empty: vectors go along the line, transposed on the way in and out.
   const bool transposes = channels_last && has_long_rows(near.target) && lines_pay<A>(ins, outs);
   const bool points_major = channels_last && !transposes;
-  const int64_t even = even_stride(target, near.target);  // -1: the points of a sublattice, even along rows alone
-  const int64_t point_stride = even < 0 ? target.stride[kAxes - 1] : even;
-  const Tiles tiles(near.target, plan.row_basis || even < 0 ? Tiles::kAtRows
-                                 : points_major             ? Tiles::kAnywhere
-                                                            : Tiles::kAtLongRows);
+  const bool even = even_stride(target, near.target) >= 0;  // a phase has gaps between its lines
+  const Tiles tiles(near.target, plan.row_basis || !even ? Tiles::kAtRows
+                                 : points_major          ? Tiles::kAnywhere
+                                                         : Tiles::kAtLongRows);
   const Tasks tasks(p.batch, tiles.count);
+  const int64_t point_stride = even ? even_stride(target, near.target) : target.stride[2];
   const PanelRows panel_of = !plan.row_basis ? PanelRows::kLayer
                              : transposed    ? PanelRows::kTransposedBasis
                                              : PanelRows::kDifferences;
@@ -38,10 +40,11 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
   const int64_t slots = plan.row_basis ? p.tap_count() + 1
                         : transposed   ? p.generators * p.tap_count()
                                        : p.generators * p.component_count;
-  // Sums over several blocks of channels need a place in the accumulation type, those to be transposed one by lines:
-  // the target, or their own.
-  const bool scatters = !points_major && !transposes && point_stride != 1;
-  const bool own_sums = transposes || scatters || (!std::is_same_v<S, A> && blocks.count > 1);
+  // Lines of sums whose points the target does not have side by side are scattered.
+  const bool scatters = transposes || (!points_major && point_stride != 1);
+  // Sums over several blocks of channels need a place in the accumulation type, those to be scattered one by lines: the
+  // target, or their own.
+  const bool own_sums = scatters || (!std::is_same_v<S, A> && blocks.count > 1);
 
   const Workspace<A> starts(p.groups * columns);  // the bias, padded like the factor
   for (int64_t o = 0; bias && o < p.groups * outs; ++o) {
@@ -65,7 +68,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
         tile = at.tile;
         tiles.segments(tile, segments);
         if (!plan.row_basis) {
-          fill_coefficients(p, near, segments, coefficients.data());
+          if (packer.takes_coefficients()) fill_coefficients(p, near, segments, coefficients.data());
         } else {
           if (transposed) {
             fill_shifts(p, near, segments, coefficients.data());
@@ -83,7 +86,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
       const int64_t points = tiles.size(tile);
       for (int64_t g = 0; g < p.groups; ++g) {
         S* out = static_cast<S*>(target.data) + at.batch * target.batch_stride + g * outs * target.channel_stride +
-                 (even < 0 ? offset_of(segments[0], target) : tiles.begin(tile) * point_stride);
+                 segments[0].z * target.stride[0] + segments[0].y * target.stride[1] + segments[0].x * target.stride[2];
         const int64_t out_stride = points_major ? point_stride : target.channel_stride;
         for (int64_t b = 0; b < blocks.count; ++b) {
           const int64_t c = blocks.first(b), width = blocks.size(b);
@@ -91,7 +94,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
               plan.row_basis ? row_factor.data() + (factor.main(g, c) - factor.main(0, 0)) : factor.main(g, c);
           const int64_t main_depth = rows * width, scaled_depth = factor.scaled_rows() * width;
           Sum<A> sum;
-          packer.pack(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data(), stride);
+          if (rows > 0) packer.pack(at.batch, g * ins + c, width, segments, coefficients.data(), panel.data(), stride);
           if (points_major) {
             sum.second = {main_depth,
                           {panel.data(), layout_of_panel(stride), stride},
@@ -112,7 +115,7 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
           const auto start_kind = points_major ? Output<S>::kByColumn : Output<S>::kByRow;
           const int64_t product_rows = points_major ? points : outs, product_columns = points_major ? outs : points;
           const bool last_block = b + 1 == blocks.count;
-          if (own_sums && (transposes || scatters || !last_block)) {
+          if (own_sums && (scatters || !last_block)) {
             const int64_t sums_stride = points_major ? columns : kTile;
             const auto first_kind = points_major ? Output<A>::kByColumn : Output<A>::kByRow;
             multiply(sum, product_rows, product_columns,
@@ -127,10 +130,28 @@ void apply(const Problem& p, bool transposed, const View& source, const WeightVi
             multiply(sum, product_rows, product_columns, Output<S>{out, out_stride, Output<S>::kSums, out, out_stride});
           }
         }
-        if (transposes) lines_to_points(sums.data(), kTile, outs, points, out, point_stride);
-        if (scatters) scatter_lines(sums.data(), kTile, outs, points, out, target.channel_stride, point_stride);
+        if (transposes) {
+          lines_to_points(sums.data(), kTile, outs, points, out, point_stride);
+        } else if (scatters) {
+          for (int64_t o = 0; o < outs; ++o) {
+            for (int64_t k = 0; k < points; ++k) {
+              from_accumulate(sums.data()[o * kTile + k], out + o * target.channel_stride + k * point_stride);
+            }
+          }
+        }
       }
     }
+  });
+}
+
+template <class S>
+void apply(const Problem& p, bool transposed, const View& source, const WeightView& weight, const void* bias,
+           const View& target) {
+  if (!transposed || (p.step[0] == 1 && p.step[1] == 1 && p.step[2] == 1)) {
+    return apply_at<S>(p, transposed, nullptr, source, weight, bias, target);
+  }
+  for_phases(p, target, [&](const int64_t first[kAxes], const Phase& phase) {
+    apply_at<S>(phase.problem, true, first, source, weight, bias, phase.target);
   });
 }
 

@@ -64,7 +64,7 @@ void fill_segment(const Problem& p, const Neighbours& near, const Segment& s, A*
     const int64_t z = near.at(tap, 0).grid_index(s.z), y = near.at(tap, 1).grid_index(s.y);
     const AxisTap& axis = near.at(tap, 2);
     // A regular run of the transposed direction is a regular run of the grid: no test per point.
-    const bool shifted = near.transposed && axis.step == 1 && axis.regular(s.x, s.length);
+    const bool shifted = near.transposed && axis.regular(s.x, s.length);
     for (int64_t i = 0; i < p.generators; ++i) {
       A* out = tile + (i * slots + slot) * kTile + s.first;
       if (z < 0 || y < 0) {
@@ -73,7 +73,7 @@ void fill_segment(const Problem& p, const Neighbours& near, const Segment& s, A*
       }
       const Row v(p, i * p.component_count + component, z, y);
       if (shifted) {
-        v.fill(s.x + axis.shift, 1, s.length, weight, out);
+        v.fill((s.x + axis.shift) * axis.step, axis.step, s.length, weight, out);
       } else if (!near.transposed) {
         v.fill(s.x * axis.step, axis.step, s.length, A(1), out);
       } else {

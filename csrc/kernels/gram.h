@@ -100,7 +100,9 @@ class Gram {
         tile = at.tile;
         tiles_.segments(tile, scratch.segments);
         if (!basis_) {
-          fill_coefficients(p_, near_, scratch.segments, scratch.coefficients.data());
+          if (scratch.packer.takes_coefficients()) {
+            fill_coefficients(p_, near_, scratch.segments, scratch.coefficients.data());
+          }
         } else {
           fill_coordinates(p_, near_, scratch.segments, scratch.coefficients.data());
           const Segment& s = scratch.segments[0];

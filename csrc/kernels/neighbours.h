@@ -32,18 +32,21 @@ inline int64_t padded_index(int64_t index, int64_t size, Padding padding) {
 
 // One axis of one tap: target index -> source index, and -> the grid index whose coefficient applies.
 //   forward:    target = index in y, source = index in the array of f, grid index = target * step
-//   transposed: target = index in the array of f, source = index in g, grid index = the x with x + tap = target
+//   transposed: target = index in the array of f, source = index in g, grid index = the x with x + tap = target.
+//               With a stride the target's points are taken phase by phase: target * step + phase is that index, and a
+//               tap sees g all along a phase or nowhere (phases.h).
 struct AxisTap {
   bool transposed;
   Padding padding;
-  int64_t tap, step, grid, halo_low, array;
+  int64_t tap, step, phase, grid, halo_low, array;
   int64_t begin, end, shift;  // for begin <= target < end: source = target * (transposed ? 1 : step) + shift
 
-  AxisTap(const Problem& p, int axis, int64_t tap_, bool transposed_)
+  AxisTap(const Problem& p, int axis, int64_t tap_, bool transposed_, int64_t phase_)
       : transposed(transposed_),
         padding(p.padding),
         tap(tap_),
         step(p.step[axis]),
+        phase(phase_),
         grid(p.grid[axis]),
         halo_low(p.halo_low[axis]),
         array(p.array[axis]) {
@@ -51,10 +54,10 @@ struct AxisTap {
       shift = halo_low + tap;
       begin = shift >= 0 ? 0 : (-shift + step - 1) / step;
       end = array - shift <= 0 ? 0 : (array - shift + step - 1) / step;
-    } else if (step == 1) {
-      shift = -halo_low - tap;
+    } else if (modulo(phase - halo_low - tap, step) == 0) {
+      shift = (phase - halo_low - tap) / step;
       begin = std::max<int64_t>(0, -shift);
-      end = grid - shift;
+      end = (grid - 1) / step + 1 - shift;
     } else {
       shift = begin = end = 0;
     }
@@ -71,11 +74,11 @@ struct AxisTap {
   }
 
   // The place of a target on the grid's axis: outside [0, grid) in a halo.
-  int64_t position(int64_t target) const { return transposed ? target - halo_low : target * step; }
+  int64_t position(int64_t target) const { return target * step + (transposed ? phase - halo_low : 0); }
 
   int64_t grid_index(int64_t target) const {
     if (!transposed) return target * step;
-    const int64_t x = target - halo_low - tap;
+    const int64_t x = position(target) - tap;
     if (padding == Padding::kCircular) return modulo(x, grid);
     return x >= 0 && x < grid ? x : -1;
   }
@@ -87,12 +90,15 @@ struct Neighbours {
   int64_t target[kAxes];  // extents of the target
   std::vector<AxisTap> axes;
 
-  Neighbours(const Problem& p, bool transposed_) : transposed(transposed_) {
-    for (int a = 0; a < kAxes; ++a) target[a] = transposed ? p.array[a] : p.out[a];
+  Neighbours(const Problem& p, bool transposed_, const int64_t* phase = nullptr) : transposed(transposed_) {
+    const auto first = [=](int axis) { return phase ? phase[axis] : 0; };
+    for (int a = 0; a < kAxes; ++a) {
+      target[a] = transposed ? (p.array[a] - first(a) + p.step[a] - 1) / p.step[a] : p.out[a];
+    }
     axes.reserve((p.tap_count() + 1) * kAxes);
     for (int64_t j = 0; j <= p.tap_count(); ++j) {
       for (int a = 0; a < kAxes; ++a) {
-        axes.emplace_back(p, a, j < p.tap_count() ? p.taps[j * kAxes + a] : 0, transposed);
+        axes.emplace_back(p, a, j < p.tap_count() ? p.taps[j * kAxes + a] : 0, transposed, first(a));
       }
     }
   }

@@ -17,10 +17,6 @@ struct Segment {
   int64_t length, first;
 };
 
-inline int64_t offset_of(const Segment& s, const View& v) {
-  return s.z * v.stride[0] + s.y * v.stride[1] + s.x * v.stride[2];
-}
-
 // The points [begin, end) of a grid in row-major order, as segments.
 inline void split_into_segments(const int64_t extent[kAxes], int64_t begin, int64_t end,
                                 std::vector<Segment>& segments) {

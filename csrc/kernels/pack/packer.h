@@ -24,6 +24,8 @@ class Packer {
   }
   Packer(const Packer&) = delete;  // the packers refer to the formula
 
+  bool takes_coefficients() const { return formula_.form != TapForm::kShift; }
+
   // Channels [channel, channel + width) of a sample at the points of a tile. `stride`: of points-major panels.
   void pack(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments, const A* coefficients,
             A* panel, int64_t stride) {

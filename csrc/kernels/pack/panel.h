@@ -45,6 +45,7 @@ inline int64_t line_panel_size(int64_t depth) {
 
 // How the components are made of taps.
 enum class TapForm {
+  kShift,    // no components: each generator is one tap times a number, the same at all points, or nothing
   kCentral,  // two opposite taps each, as central differences of order 2 have
   kOneEach,  // one tap each, with a coefficient of its own: always when transposed
   kAny
@@ -89,7 +90,15 @@ struct RowFormula {
       central = central && first_tap[a + 1] == j + 2 && p.tap_weights[j] == -p.tap_weights[j + 1];
     }
     if (central) form = TapForm::kCentral;
+    if (one_each && p.kind == CoefficientKind::kConstant) find_shifts();
   }
+
+  // Of kShift, for each generator.
+  struct Shift {
+    int64_t tap;  // -1 for none
+    A weight;
+  };
+  std::vector<Shift> shifts;
 
   // D_a f; value(j) is what tap j sees.
   template <class Value>
@@ -101,6 +110,22 @@ struct RowFormula {
   }
 
  private:
+  void find_shifts() {
+    const A* v = static_cast<const A*>(problem.coefficients);
+    for (int64_t i = 0; i < problem.generators; ++i) {
+      Shift shift{-1, A(0)};
+      for (int64_t j = 0; j < taps; ++j) {
+        const A weight =
+            static_cast<A>(problem.tap_weights[j]) * v[i * problem.component_count + problem.components[j]];
+        if (weight == 0) continue;
+        if (shift.tap >= 0) return;
+        shift = {j, weight};
+      }
+      shifts.push_back(shift);
+    }
+    form = TapForm::kShift;
+  }
+
   static bool has_plain_taps(const Problem& p) {
     return p.component_count == p.tap_count() &&
            std::all_of(p.tap_weights.begin(), p.tap_weights.end(), [](double w) { return w == 1; });

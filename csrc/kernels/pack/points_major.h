@@ -7,7 +7,8 @@
 
 namespace lconv_fast::LCONV_ISA {
 
-template <class S>
+// P: the type of the panel.
+template <class S, class P = Accumulate<S>>
 class PointsMajorPacker {
   using A = Accumulate<S>;
 
@@ -22,7 +23,7 @@ class PointsMajorPacker {
         out_of_step_(way(false)) {}
 
   void pack(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments, const A* coefficients,
-            A* panel, int64_t stride) {
+            P* panel, int64_t stride) {
     const S* base = static_cast<const S*>(k_.source.data) + batch * k_.source.batch_stride + channel;
     const int64_t taps = k_.taps;
     int64_t* const row = row_offsets_.data();
@@ -52,10 +53,10 @@ class PointsMajorPacker {
 
  private:
   // Makes the panel's rows of `count` points whose neighbours advance by a step from each to the next.
-  using Run = void (PointsMajorPacker::*)(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride);
+  using Run = void (PointsMajorPacker::*)(const A* coefficients, int64_t width, int64_t count, P* out, int64_t stride);
   struct Way {
     PanelRows rows;
-    TapForm taps;  // but kAny: all of them in step
+    TapForm taps;  // but kAny and kShift: all of them in step
     int count, generators;
     Run run;
   };
@@ -94,12 +95,13 @@ class PointsMajorPacker {
         {PanelRows::kLayer, TapForm::kOneEach, 6, 2, &PointsMajorPacker::run_taps<6, 2>},
         {PanelRows::kLayer, TapForm::kOneEach, 6, 3, &PointsMajorPacker::run_taps<6, 3>},
         {PanelRows::kLayer, TapForm::kOneEach, 6, 0, &PointsMajorPacker::run_taps<6, 4>},
+        {PanelRows::kLayer, TapForm::kShift, 0, 0, &PointsMajorPacker::run_shifts},
         {PanelRows::kTransposedBasis, TapForm::kAny, 0, 0, &PointsMajorPacker::run_rows<Basis>},
         {PanelRows::kDifferences, TapForm::kAny, 0, 0, &PointsMajorPacker::run_rows<Differences>},
         {PanelRows::kLayer, TapForm::kAny, 0, 0, &PointsMajorPacker::run_rows<Gather>},
     };
     for (const Way* w = kWays;; ++w) {
-      const bool taps_fit = w->taps == TapForm::kAny || (in_step && w->taps == k_.form);
+      const bool taps_fit = w->taps == TapForm::kAny || (w->taps == k_.form && (in_step || k_.form == TapForm::kShift));
       if (w->rows == k_.rows && taps_fit && (w->count == 0 || w->count == k_.components) &&
           (w->generators == 0 || w->generators == k_.problem.generators)) {
         return w->run;
@@ -107,7 +109,7 @@ class PointsMajorPacker {
     }
   }
 
-  void run(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+  void run(const A* coefficients, int64_t width, int64_t count, P* out, int64_t stride) {
     bool in_step = true;  // a tap outside the array stays on its zeros
     for (int64_t j = 0; j < k_.taps; ++j) in_step = in_step && (count == 1 || advance_[j] == advance_[k_.taps]);
     (this->*(in_step ? in_step_ : out_of_step_))(coefficients, width, count, out, stride);
@@ -128,7 +130,7 @@ class PointsMajorPacker {
   }
 
   template <int kComponents, int kGenerators>
-  void run_central(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+  void run_central(const A* coefficients, int64_t width, int64_t count, P* out, int64_t stride) {
     with_vectors(width, [&](auto vectors) {
       run_central_of<kComponents, kGenerators, vectors>(coefficients, width, count, out, stride);
     });
@@ -138,7 +140,7 @@ class PointsMajorPacker {
   // kGenerators: their number; 0 where it is known at run time; -1 for the differences themselves.
   // kVectors: of channels; 0 where their number is known at run time.
   template <int kComponents, int kGenerators, int kVectors>
-  void run_central_of(const A* coefficients, int64_t any_width, int64_t count, A* out, int64_t stride) {
+  void run_central_of(const A* coefficients, int64_t any_width, int64_t count, P* out, int64_t stride) {
     const int64_t width = kVectors ? kVectors * kLanes<A> : any_width;
     constexpr int kTaps = 2 * kComponents, kHeld = kGenerators > 0 ? kGenerators * kComponents : 1;
     const S* tap[kTaps + 1];
@@ -153,7 +155,7 @@ class PointsMajorPacker {
       Vector<A> held[kHeld];
       for (int q = 0; kGenerators > 0 && q < kHeld; ++q) held[q] = broadcast(coefficients[q * kTile]);
       const auto rows = [&](int64_t c, auto read, auto write) {
-        A* row = out + c;
+        P* row = out + c;
         if (with_identity) {
           write(row, read(tap[kTaps] + at + c));
           row += width;
@@ -188,19 +190,19 @@ class PointsMajorPacker {
   static inline void for_lanes(int64_t width, Rows rows) {
     int64_t c = 0;
     for (; c + kLanes<A> <= width; c += kLanes<A>) {
-      rows(c, [](const S* p) { return load(p); }, [](A* p, Vector<A> x) { store(p, x); });
+      rows(c, [](const S* p) { return load(p); }, [](P* p, Vector<A> x) { store(p, x); });
     }
     if (c < width) {
       const int64_t n = width - c;
-      rows(c, [n](const S* p) { return load_first(p, n); }, [n](A* p, Vector<A> x) { store_first(p, x, n); });
+      rows(c, [n](const S* p) { return load_first(p, n); }, [n](P* p, Vector<A> x) { store_first(p, x, n); });
     }
   }
 
   template <class Rows>
-  void run_rows(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+  void run_rows(const A* coefficients, int64_t width, int64_t count, P* out, int64_t stride) {
     for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride) {
       for_lanes(width, [&](int64_t c, auto read, auto write) {
-        A* row = out + c;
+        P* row = out + c;
         const auto value = [&](int64_t j) { return read(neighbour_[j] + c); };
         if (k_.identity) {
           write(row, value(k_.taps));
@@ -214,14 +216,14 @@ class PointsMajorPacker {
 
   struct Differences {
     template <class Load, class Store>
-    static inline void make(const RowFormula<S>& k, const A*, int64_t width, A* out, Load value, Store write) {
+    static inline void make(const RowFormula<S>& k, const A*, int64_t width, P* out, Load value, Store write) {
       for (int64_t a = 0; a < k.components; ++a) write(out + a * width, k.difference(a, value));
     }
   };
 
   struct Basis {
     template <class Load, class Store>
-    static inline void make(const RowFormula<S>& k, const A* shifts, int64_t width, A* out, Load value, Store write) {
+    static inline void make(const RowFormula<S>& k, const A* shifts, int64_t width, P* out, Load value, Store write) {
       for (int64_t a = 0; a < k.components; ++a) {
         Vector<A> d = {}, s = {};
         for (int64_t j = k.first_tap[a]; j < k.first_tap[a + 1]; ++j) {
@@ -242,14 +244,14 @@ class PointsMajorPacker {
   // L_i f = sum_a v[i,a] D_a f with any number of components: a few generators at a time pass over the taps.
   struct Gather {
     template <class Load, class Store>
-    static inline void make(const RowFormula<S>& k, const A* coefficients, int64_t width, A* out, Load value,
+    static inline void make(const RowFormula<S>& k, const A* coefficients, int64_t width, P* out, Load value,
                             Store write) {
       int64_t i = 0;
       for (; i + 4 <= k.problem.generators; i += 4) block<4>(k, coefficients, i, width, out, value, write);
       for (; i < k.problem.generators; ++i) block<1>(k, coefficients, i, width, out, value, write);
     }
     template <int kCount, class Load, class Store>
-    static inline void block(const RowFormula<S>& k, const A* coefficients, int64_t i, int64_t width, A* out,
+    static inline void block(const RowFormula<S>& k, const A* coefficients, int64_t i, int64_t width, P* out,
                              Load value, Store write) {
       Vector<A> sum[kCount] = {};
       for (int64_t a = 0; a < k.components; ++a) {
@@ -260,16 +262,40 @@ class PointsMajorPacker {
     }
   };
 
+  // One tap each: no more than copies.
+  void run_shifts(const A*, int64_t width, int64_t count, P* out, int64_t stride) {
+    const auto copy = [&](int64_t tap, A factor, P* to) {
+      const S* from = neighbour_[tap];
+      const int64_t advance = advance_[tap];
+      const Vector<A> weight = broadcast(factor);
+      for (int64_t point = 0; point < count; ++point, from += advance, to += stride) {
+        for_lanes(width, [&](int64_t c, auto read, auto write) { write(to + c, weight * read(from + c)); });
+      }
+    };
+    if (k_.identity) {
+      copy(k_.taps, A(1), out);
+      out += width;
+    }
+    for (const auto& shift : k_.shifts) {
+      if (shift.tap >= 0) {
+        copy(shift.tap, shift.weight, out);
+      } else {
+        for (int64_t point = 0; point < count; ++point) std::fill_n(out + point * stride, width, P{});
+      }
+      out += width;
+    }
+  }
+
   // Gather with a coefficient of its own for each of a few taps, whose pointers stay in registers: kCount generators at
   // a time.
   template <int kTaps, int kCount>
-  void run_taps(const A* coefficients, int64_t width, int64_t count, A* out, int64_t stride) {
+  void run_taps(const A* coefficients, int64_t width, int64_t count, P* out, int64_t stride) {
     with_vectors(width,
                  [&](auto vectors) { run_taps_of<kTaps, kCount, vectors>(coefficients, width, count, out, stride); });
   }
 
   template <int kTaps, int kCount, int kVectors>
-  void run_taps_of(const A* coefficients, int64_t any_width, int64_t count, A* out, int64_t stride) {
+  void run_taps_of(const A* coefficients, int64_t any_width, int64_t count, P* out, int64_t stride) {
     const int64_t width = kVectors ? kVectors * kLanes<A> : any_width;
     const S* tap[kTaps + 1];
     for (int j = 0; j <= kTaps; ++j) tap[j] = neighbour_[j];
@@ -279,7 +305,7 @@ class PointsMajorPacker {
     int64_t at = 0;
     for (int64_t point = 0; point < count; ++point, ++coefficients, out += stride, at += step) {
       for_lanes(width, [&](int64_t c, auto read, auto write) {
-        A* row = out + c;
+        P* row = out + c;
         if (with_identity) {
           write(row, read(tap[kTaps] + at + c));
           row += width;

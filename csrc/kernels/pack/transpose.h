@@ -119,15 +119,4 @@ inline void lines_to_points(const Accumulate<S>* from, int64_t line_stride, int6
   }
 }
 
-// to[c * channel_stride + x * point_stride] = from[c * line_stride + x].
-template <class S>
-inline void scatter_lines(const Accumulate<S>* from, int64_t line_stride, int64_t channels, int64_t points, S* to,
-                          int64_t channel_stride, int64_t point_stride) {
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t x = 0; x < points; ++x) {
-      from_accumulate(from[c * line_stride + x], to + c * channel_stride + x * point_stride);
-    }
-  }
-}
-
 }  // namespace lconv_fast::LCONV_ISA
