@@ -126,6 +126,7 @@ class Sharding:
             planner.trace(model, meta_args, meta_kwargs)
         finally:
             self.planner = None
+        planner.plan.held = planner.sizes
         return planner.plan
 
     def begin(self, training: bool, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
