@@ -3,7 +3,8 @@
     t(compute) = max(flops / peak, bytes / bandwidth),    t(network) = sum over messages of (latency + bytes / link)
     efficiency = t(compute) / (t(compute) + t(network))
 
-Halos are counted exactly (they are what the ranks send). Time is a prediction: nothing is hidden behind computation, and kernels reach the roofline.
+Halos are counted exactly (they are what the ranks send). Time is a prediction: nothing is hidden behind computation,
+and kernels reach the roofline.
 """
 
 from __future__ import annotations
@@ -75,12 +76,14 @@ class Report:
             f"  halos sent        {self.halo_bytes / 1e6:12.3f} MB",
             f"  sums over ranks   {self.sum_bytes / 1e6:12.3f} MB",
             f"  messages          {self.messages:12d}",
-            f"  memory            {self.memory / 1e9:12.3f} GB (parameters, gradients, two moments, results of all layers)",
+            f"  memory            {self.memory / 1e9:12.3f} GB (parameters, gradients, two moments, results of "
+            "all layers)",
             f"  compute           {self.compute * 1e3:12.3f} ms, predicted for {self.device.name}",
         ]
         for link in LINKS:
             lines.append(
-                f"  {link.name:17s} {self.network(link) * 1e3:12.3f} ms, efficiency {self.efficiency(link):.3f}, predicted"
+                f"  {link.name:17s} {self.network(link) * 1e3:12.3f} ms, efficiency {self.efficiency(link):.3f}, "
+                "predicted"
             )
         return "\n".join(lines)
 

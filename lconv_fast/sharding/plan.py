@@ -49,6 +49,8 @@ class Plan:
 class Whole:
     """A call on tensors that are the same on every rank."""
 
+    needs_plan = False
+
     def __call__(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
 

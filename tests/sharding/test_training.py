@@ -20,7 +20,8 @@ DIMS = {2: "z"}
 
 
 def network(seed: int = 0) -> nn.Module:
-    """With a learned field, constant taps, norms and a stride; batch statistics would be those of one data-parallel rank."""
+    """With a learned field, constant taps, norms and a stride; batch statistics would be those of one data-parallel
+    rank."""
     torch.manual_seed(seed)
     field = lc.FieldGenerators(torch.randn(2, 2, *FULL), learnable=True)
     taps = lc.StencilGenerators(torch.randn(2, 3), [[0, 1], [1, 0], [-1, -1]], learnable=True)
@@ -136,7 +137,7 @@ class Counted(TorchDispatchMode):
         self.bytes: dict[str, int] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace in ("_c10d_functional", "c10d") and "wait" not in str(func):
+        if func.namespace in ("_c10d_functional", "c10d") and not any(n in str(func) for n in ("wait", "_wrap")):
             values = [a for a in args if isinstance(a, torch.Tensor)]
             name = func.name().split("::")[1]
             self.bytes[name] = self.bytes.get(name, 0) + sum(t.numel() * t.element_size() for t in values)
@@ -165,7 +166,7 @@ def _bytes(rank, world):
                     model(part).sum().backward()
                 sent = 0
                 place = [mesh.get_local_rank(name) for name in names]
-                for channels_in, channels_out, h in ((2, 3, 2), (3, 2, 1)):
+                for channels_in, _channels_out, h in ((2, 3, 2), (3, 2, 1)):
                     size = list(part.shape[2:])
                     for a, ranks in enumerate(sizes):
                         first, last = place[a] == 0, place[a] == ranks - 1
@@ -178,7 +179,9 @@ def _bytes(rank, world):
                     layer.generators.coefficients().numel() * 0 for layer in model
                 )
                 assert counted.bytes["all_reduce"] == weights * 8 * len(sizes)
-                assert set(counted.bytes) == {"all_to_all_single", "all_reduce"}, counted.bytes  # no gathers of any kind
+                assert set(counted.bytes) == {"all_to_all_single", "all_reduce"}, (
+                    counted.bytes
+                )  # no gathers of any kind
                 calls = {str(k): v for k, v in debug.get_comm_counts().items()}
                 assert sum(v for k, v in calls.items() if "all_to_all" in k) == 4 * len(sizes)
                 assert not any("gather" in k and v for k, v in calls.items())
@@ -191,35 +194,7 @@ def test_bytes_are_the_surface():
     run_ranks(4, _bytes)
 
 
-def _saved_bytes(model, x) -> int:
-    """Bytes of distinct memory that the graph keeps for the backward pass, parameters not counted."""
-    seen = {}
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    y = model(x)
-    stack, nodes = [y.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in nodes:
-            continue
-        nodes.add(node)
-        stack += [n for n, _ in node.next_functions]
-        values = [
-            getattr(node, name)
-            for name in dir(node)
-            if name.startswith("_saved_") and not name.startswith("_saved_self_sym")
-        ]
-        if not any(hasattr(type(node), a) for a in ("_raw",)):
-            values += list(getattr(node, "saved_tensors", ()))
-        for t in values:
-            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in parameters:
-                seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-    return sum(seen.values())
-
-
 def _memory(rank, world):
-    import resource  # noqa: F401
-    import tracemalloc  # noqa: F401
-
     mesh = mesh_of((world,), ("z",))
     torch.manual_seed(0)
     blocks = []
