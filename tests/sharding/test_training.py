@@ -174,7 +174,7 @@ def _bytes(rank, world):
                         rest = size[0] * size[1] * size[2] // size[a]
                         sent += 2 * channels_in * rest * h * sides * 8  # forward, and as much backward
                         size[a] += 2 * h if mode == "circular" else h * sides
-                assert counted.bytes["all_to_all_single"] == sent
+                assert counted.bytes["all_to_all_single"] == sent, (sizes, mode, n, counted.bytes, sent)
                 weights = sum(p.numel() for p in model.parameters()) + sum(
                     layer.generators.coefficients().numel() * 0 for layer in model
                 )

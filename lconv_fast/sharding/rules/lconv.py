@@ -123,7 +123,8 @@ def lconv(
         part.append((dim, first, last - first))
         field_splits.append((dim, Split(split.axis, chunks(full[axis], len(out) - 1))))  # type: ignore[union-attr]
         field_wants[dim] = grids
-    moves = (*own_moves, *planner.moves(name, x, layout, wants, mode.name.lower()))
+    # What wraps round on this rank alone comes after what is sent, which it would make larger.
+    moves = (*planner.moves(name, x, layout, wants, mode.name.lower()), *own_moves)
     coefficient_moves: tuple[Move, ...] = ()
     sampled = stencil.kind == CoefficientKind.SAMPLED
     if sampled and fields:
