@@ -12,12 +12,19 @@ from torch import Tensor
 Shapes = tuple[tuple[int, ...], ...]
 
 # Functions whose arguments say what to do whatever the extents are: calls that differ in them are different entries
-# of a plan.
-STATIC = {
-    *(f"conv{n}d" for n in (1, 2, 3)),
-    *(f"conv_transpose{n}d" for n in (1, 2, 3)),
-    *(f"{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("max", "avg")),
-    *("mean", "sum", "pad", "group_norm", "batch_norm", "instance_norm"),
+# of a
+# plan. Names and defaults, since a compiler passes them as the caller wrote them, and PyTorch itself by name.
+_CONV = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_UP = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
+_MAX = {"kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
+_AVG = {"kernel_size": None, "stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True}
+STATIC: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    **{f"conv{n}d": (("input", "weight", "bias", *_CONV), _CONV) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": (("input", "weight", "bias", *_UP), _UP) for n in (1, 2, 3)},
+    **{f"max_pool{n}d": (("input", *_MAX), _MAX) for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": (("input", *_AVG), _AVG) for n in (1, 2, 3)},
+    **{name: (("input", "dim", "keepdim"), {"dim": None, "keepdim": False}) for name in ("mean", "sum")},
+    "pad": (("input", "pad", "mode"), {"pad": None, "mode": "constant"}),
 }
 
 
@@ -62,11 +69,10 @@ def statics_of(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[
         return (args[1] if len(args) > 1 else kwargs["dim"],)
     if name not in STATIC:
         return ()
-    found = [tuple(v) if isinstance(v, list | tuple) else v for v in args if not isinstance(v, Tensor)]
-    found += [
-        (k, tuple(v) if isinstance(v, list | tuple) else v) for k, v in kwargs.items() if not isinstance(v, Tensor)
-    ]
-    return tuple(found)
+    names, defaults = STATIC[name]
+    bound = bind(names, args, kwargs, defaults)
+    values = [bound[key] for key in defaults]
+    return tuple([tuple(v) if isinstance(v, list | tuple) else v for v in values])
 
 
 def bind(names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -130,4 +130,4 @@ def extended(x: Tensor, moves: Sequence[Move]) -> tuple[Tensor, contextlib.Abstr
         before, after = around(array, own, one)
         slabs.append((one, [t.detach() for t in before], [t.detach() for t in after]))
         array = joined(before, own, after, one.dim)
-    return array, _Rebuilt(x, array, slabs) if array.requires_grad and array is not x else contextlib.nullcontext()
+    return array, _Rebuilt(x, array, slabs)

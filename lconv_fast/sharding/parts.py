@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lconv_fast.sharding.agree import gathered
 from lconv_fast.sharding.layout import split_evenly, split_of
-from lconv_fast.sharding.shard import Dims, domain_of
+from lconv_fast.sharding.model import Dims, domain_of
 
 
 def local_part(volume: Any, mesh: DeviceMesh, dims: Dims, *, like: Tensor | None = None) -> Tensor:
@@ -45,8 +45,9 @@ def local_part(volume: Any, mesh: DeviceMesh, dims: Dims, *, like: Tensor | None
     index = [slice(0, n) for n in shape]
     parts = None if like is None else gathered(domain, tuple(like.shape))
     for dim, axis in domain.dims:
-        split = split_evenly("local_part", shape, dim, axis, domain.sizes[axis], domain.names[axis])
-        if parts is not None:
+        if parts is None:
+            split = split_evenly("local_part", shape, dim, axis, domain.sizes[axis], domain.names[axis])
+        else:
             step = 1
             for size in domain.sizes[axis + 1 :]:
                 step *= size

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lconv_fast.sharding.calls import Call, Shapes, name_of, statics_of, tensors_of
+from lconv_fast.generators import Generators
+from lconv_fast.sharding.calls import Call, Shapes, name_of, statics_of, tensors_of, with_tensors
 from lconv_fast.sharding.layout import Domain, Layout, Move, Points, Split, axes_of, local_shape, plan_move
 
 
@@ -28,6 +29,7 @@ class Plan:
         self.entries: dict[tuple[str, str], dict[Any, Any]] = {}
         self.outputs: list[Layout] = []
         self.costs: list[Cost] = []
+        self.held: list[tuple[str, tuple[int, ...], Layout]] = []  # what each layer returns on this rank
 
     def find(self, path: str, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         known = self.entries.get((path, name))
@@ -46,6 +48,8 @@ class Plan:
 
 class Whole:
     """A call on tensors that are the same on every rank."""
+
+    needs_plan = False
 
     def __call__(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
@@ -200,10 +204,13 @@ class Planner(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = name_of(func), kwargs or {}
-        call = Call(name, func, tuple(args), kwargs)
+        args, kwargs = with_tensors(args, kwargs, [self._blank(t) for t in tensors_of(args, kwargs)])
+        call = Call(name, func, args, kwargs)
         layouts = [self.layout(t) for t in call.tensors]
         if not any(layouts):
             result = call.run()
+            if isinstance(result, Tensor):
+                result = self._blank(result)
             self._everywhere(result)
             if name in self.rules:
                 self.record(call, Whole())
@@ -218,6 +225,14 @@ class Planner(TorchFunctionMode):
         if not _holds_tensors(result):
             return result  # a shape, a dtype, ...
         self.refuse(name, self.refusals.get(name, "has no rule for sharded tensors"))
+
+    def _blank(self, t: Tensor) -> Tensor:
+        """Constants, and what factories make, without their memory as well."""
+        if t.is_meta:
+            return t
+        blank = t.to("meta")
+        blank._layout = ()  # type: ignore[attr-defined]
+        return blank
 
     def _everywhere(self, result: Any) -> None:
         for t in tensors_of((result,), {}):
@@ -234,7 +249,8 @@ class Planner(TorchFunctionMode):
                 self.paths.append((path, type(module).__name__))
 
             def leave(module: nn.Module, _: Any, output: Any) -> None:
-                for t in tensors_of((output,), {}):
+                inner = any(not isinstance(child, Generators) for child in module.children())
+                for t in () if inner else tensors_of((output,), {}):
                     self.sizes.append((self.where, self.local(t, self.layout(t)), self.layout(t)))
                 self.paths.pop()
 

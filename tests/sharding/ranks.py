@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 import lconv_fast as lc
 
 
-def _start(rank: int, world: int, folder: str, seconds: int, function, arguments) -> None:
+def start(rank: int, world: int, folder: str, seconds: int, function, arguments) -> None:
     torch.set_num_threads(1)
     os.environ.update(GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1", RANK=str(rank), WORLD_SIZE=str(world))
     store = dist.FileStore(f"{folder}/store", world)
@@ -28,7 +28,7 @@ def _start(rank: int, world: int, folder: str, seconds: int, function, arguments
 def run_ranks(world: int, function, *arguments, seconds: int = 30) -> None:
     """function(rank, world, *arguments) on `world` processes; an error of one is raised here."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_start, (world, folder, seconds, function, arguments), world)
+        mp.spawn(start, (world, folder, seconds, function, arguments), world)
 
 
 MESHES = {

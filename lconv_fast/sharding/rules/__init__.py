@@ -9,21 +9,21 @@ from typing import Any
 from lconv_fast.sharding.rules import pointwise, sums, views, windows
 
 _POINTWISE = """
-    abs add addcdiv addcmul alpha_dropout bfloat16 celu clamp clamp_max clamp_min clip clone contiguous copy_ cos cosh
-    cpu cuda detach div divide double dropout elu empty_like eq erf exp expm1 fill_ float floor floor_divide full_like
-    ge gelu gt half hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan le leaky_relu lerp log log1p log2
-    log10 logical_and logical_not logical_or logical_xor logit logsigmoid lt masked_fill maximum minimum mish mul
-    multiply nan_to_num ne neg negative ones_like pow reciprocal relu relu6 remainder requires_grad_ retain_grad round
-    rrelu rsqrt rsub selu sigmoid sign silu sin sinh softplus softshrink softsign sqrt square sub subtract tan tanh
-    tanhshrink threshold to true_divide type type_as where zero_ zeros_like __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__
-    __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ __pow__ __rpow__ __neg__ __abs__ __gt__ __lt__ __ge__ __le__ __eq__ __ne__
-    __and__ __or__ __invert__
-""".split()
+    abs add addcdiv addcmul alpha_dropout bfloat16 celu clamp clamp_max clamp_min clip clone contiguous copy_ cos
+    cosh cpu cuda detach div divide double dropout elu empty_like eq erf exp expm1 fill_ float floor floor_divide
+    full_like ge gelu gt half hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan le leaky_relu lerp log
+    log1p log2 log10 logical_and logical_not logical_or logical_xor logit logsigmoid lt masked_fill maximum minimum
+    mish mul multiply nan_to_num ne neg negative ones_like pow reciprocal relu relu6 remainder requires_grad_
+    retain_grad round rrelu rsqrt rsub selu sigmoid sign silu sin sinh softplus softshrink softsign sqrt square sub
+    subtract tan tanh tanhshrink threshold to true_divide type type_as where zero_ zeros_like __add__ __radd__
+    __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ __pow__
+    __rpow__ __neg__ __abs__ __gt__ __lt__ __ge__ __le__ __eq__ __ne__ __and__ __or__ __invert__
+""".split()  # noqa: SIM905
 _IN_PLACE = [f"{name}_" for name in _POINTWISE if not name.startswith("__") and not name.endswith("_")]
 _ALONG = """
     softmax log_softmax softmin amax amin max min argmax argmin var std var_mean std_mean logsumexp norm normalize
     cumsum cumprod prod median sort topk glu all any flip roll
-""".split()
+""".split()  # noqa: SIM905
 
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys([*_POINTWISE, *_IN_PLACE], pointwise.elementwise),

@@ -3,6 +3,7 @@ neighbours."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,7 +113,7 @@ def lconv(
         out = [-(-o // stride[axis]) for o in split.offsets]  # type: ignore[union-attr]
         planner.keep(result, ((dim, Split(split.axis, tuple(out))),))  # type: ignore[union-attr]
         new.append((dim, Split(split.axis, tuple(out))))  # type: ignore[union-attr]
-        grids = [(a * stride[axis], (b - 1) * stride[axis] + 1) for a, b in zip(out, out[1:], strict=False)]
+        grids = [(a * stride[axis], (b - 1) * stride[axis] + 1) for a, b in itertools.pairwise(out)]
         clip = mode == PaddingMode.ZEROS
         wants[dim] = [(max(a - low, 0), min(b + high, full[axis])) if clip else (a - low, b + high) for a, b in grids]
         first, last = grids[place[split.axis]]  # type: ignore[union-attr]
@@ -122,7 +123,8 @@ def lconv(
         part.append((dim, first, last - first))
         field_splits.append((dim, Split(split.axis, chunks(full[axis], len(out) - 1))))  # type: ignore[union-attr]
         field_wants[dim] = grids
-    moves = (*own_moves, *planner.moves(name, x, layout, wants, mode.name.lower()))
+    # What wraps round on this rank alone comes after what is sent, which it would make larger.
+    moves = (*planner.moves(name, x, layout, wants, mode.name.lower()), *own_moves)
     coefficient_moves: tuple[Move, ...] = ()
     sampled = stencil.kind == CoefficientKind.SAMPLED
     if sampled and fields:

@@ -18,6 +18,8 @@ from lconv_fast.sharding.sums import shared
 class Prepared:
     """The call itself, after some arguments were shared over ranks or moved to where another one lies."""
 
+    needs_plan = False
+
     def __init__(
         self,
         shared_over: Sequence[tuple[int, tuple[Any, ...]]],

@@ -113,7 +113,8 @@ def along(planner: Planner, call: Call) -> Any:
 
 
 class _Normalised(torch.autograd.Function):
-    """(x - mean) / sqrt(var + eps) * scale + shift over dimensions and ranks; keeps x, mean and factor alone. Also returns mean and variance."""
+    """(x - mean) / sqrt(var + eps) * scale + shift over dimensions and ranks, and mean and variance; keeps x, mean and
+    factor alone."""
 
     @staticmethod
     def forward(

@@ -150,7 +150,7 @@ def indexed(planner: Planner, call: Call) -> Any:
     if not isinstance(x, Tensor) or len(call.tensors) != 1:
         planner.refuse(call.name, "picks points by a tensor of indices")
     items = full_index(index, x.dim())
-    if not all(item is None or isinstance(item, int | slice) and not isinstance(item, bool) for item in items):
+    if not all(item is None or (isinstance(item, int | slice) and not isinstance(item, bool)) for item in items):
         planner.refuse(call.name, "picks points by something else than slices and integers")
     return _cut(planner, call, x, items)
 

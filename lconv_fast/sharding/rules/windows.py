@@ -7,6 +7,7 @@ keeps the extent keeps the sharding, and strides divide the offsets, rounding up
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,10 +53,7 @@ def windows(split: Split, extent: int, stride: int, padding: int, span: int) -> 
     """How a result of `extent` points lies on the ranks, and the input interval that each rank needs."""
     offsets = [min(max(-(-(o + padding - span // 2) // stride), 0), extent) for o in split.offsets]
     offsets[0], offsets[-1] = 0, extent
-    wants = [
-        (a * stride - padding, (b - 1) * stride - padding + span + 1)
-        for a, b in zip(offsets, offsets[1:], strict=False)
-    ]
+    wants = [(a * stride - padding, (b - 1) * stride - padding + span + 1) for a, b in itertools.pairwise(offsets)]
     return Split(split.axis, tuple(offsets)), wants
 
 
@@ -188,7 +186,7 @@ def transposed(planner: Planner, call: Call) -> Any:
         out = Split(split.axis, tuple(offsets))
         planner.keep(result, ((dim, out),))
         wants[dim] = []
-        for a, b in zip(offsets, offsets[1:], strict=False):
+        for a, b in itertools.pairwise(offsets):
             first = max(-(-(a + p - span) // s), 0)
             last = min((b - 1 + p) // s, split.extent - 1)
             wants[dim].append((first, max(last, first) + 1))
@@ -236,8 +234,7 @@ def padded(planner: Planner, call: Call) -> Any:
             planner.refuse(call.name, f"by {(low, high)} with mode {bound['mode']!r} along the sharded dimension {dim}")
         offsets = split.offsets  # type: ignore[union-attr]
         wants[dim] = [
-            (a - (low if a == 0 else 0), b + (high if b == offsets[-1] else 0))
-            for a, b in zip(offsets, offsets[1:], strict=False)
+            (a - (low if a == 0 else 0), b + (high if b == offsets[-1] else 0)) for a, b in itertools.pairwise(offsets)
         ]
         new[dim] = Split(split.axis, (0, *(o + low for o in offsets[1:-1]), offsets[-1] + low + high))  # type: ignore[union-attr]
         pads[k : k + 2] = [0, 0]

@@ -126,6 +126,7 @@ class Sharding:
             planner.trace(model, meta_args, meta_kwargs)
         finally:
             self.planner = None
+        planner.plan.held = planner.sizes
         return planner.plan
 
     def begin(self, training: bool, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -155,6 +156,12 @@ class Sharding:
         return self.plans[key]
 
 
+def _check_traceable(plan: Plan, path: str) -> None:
+    """Compilers replace F.pad before a mode of torch functions sees it."""
+    if torch.compiler.is_compiling() and any(e.needs_plan for e in plan.entries.get((path, "pad"), {}).values()):
+        raise RuntimeError(f"{path}: padding along a sharded dimension does not compile; take padding_mode='zeros'")
+
+
 class _Root:
     """Mixed into the class of the model itself."""
 
@@ -162,6 +169,7 @@ class _Root:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self._sharding.begin(self.training, args, kwargs)  # type: ignore[attr-defined]
+        _check_traceable(self._sharding.current, "")  # type: ignore[arg-type]
         with Running(self._sharding.current, ""):  # type: ignore[arg-type]
             return super().forward(*args, **kwargs)  # type: ignore[misc]
 
@@ -178,6 +186,7 @@ class _Part:
                 f"{self._sharding_path}: expected the sharded model to be called as a whole first, which plans "
                 "for its shapes"
             )
+        _check_traceable(self._sharding.current, self._sharding_path)
         with Running(self._sharding.current, self._sharding_path):
             return super().forward(*args, **kwargs)  # type: ignore[misc]
 
@@ -250,9 +259,10 @@ def check_layers(model: nn.Module) -> None:
 def shard(model: nn.Module, mesh: DeviceMesh, dims: Dims, *, check: bool = True) -> nn.Module:
     """Makes `model` work on this rank's part of the domain, in place, with the results and gradients of one process.
 
-    After it, `model(x)` takes parts (`local_part`) and returns parts. Halos are received where layers need them (L-conv layers of any boundary and stride,
-    convolutions, transposed convolutions, pooling, padding, interpolation by integer factors, as layers or as
-    functions), norm layers take the statistics of the whole domain, means and sums over it are those of all ranks. Of
+    After it, `model(x)` takes parts (`local_part`) and returns parts. Halos are received where layers need them (L-conv
+    layers of any boundary and stride, convolutions, transposed convolutions, pooling, padding, interpolation by integer
+    factors, as layers or as functions), norm layers take the statistics of the whole domain, means and sums over it
+    are those of all ranks. Of
     a result that lies on the ranks, the gradients are those of the sum of all ranks' losses; of one that is the same
     on every rank (after a global mean), those of the loss that each of them computes alike.
 
