@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 from torch import Tensor
 
@@ -42,3 +44,21 @@ def _backward(*arguments) -> tuple[Tensor, Tensor]:
 def _sum_points(cotangent) -> Tensor:
     # The order of PyTorch's own sum depends on the shape alone there.
     return cotangent.sum([0, *range(2, cotangent.dim())])
+
+
+# On graphs there is one way each.
+for _name in ("apply", "gram", "correlate"):
+
+    def _graph(*arguments, name=_name) -> Tensor:
+        operators()  # says what is missing where Triton is
+        module = importlib.import_module(f"lconv_fast.ops.gpu.graph.{name}")
+        return getattr(module, name)(*arguments)
+
+    torch.library.impl(f"lconv_fast::graph_{_name}", "CUDA", _graph)
+
+
+@torch.library.impl("lconv_fast::graph_backward", "CUDA")
+def _graph_backward(cotangent, input, weight, coefficients, *arguments) -> tuple[Tensor, Tensor]:
+    ops = torch.ops.lconv_fast
+    features = ops.graph_apply(cotangent, weight, coefficients, None, *arguments, True)
+    return features, ops.graph_gram(input, cotangent, coefficients, *arguments)
