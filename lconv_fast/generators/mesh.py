@@ -42,7 +42,7 @@ def gradient_edges(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_mesh(vertices: object, faces: object) -> None:
-    """A surface: triangles of three corners that exist, at most two at an edge, those at a vertex next to each other."""
+    """A surface: triangles of three corners that exist, two at an edge at most, those at a vertex side by side."""
     check_float("vertices", vertices, (2,), "(V, k)")
     assert isinstance(vertices, Tensor)
     if vertices.shape[0] == 0 or vertices.shape[1] < 2:
