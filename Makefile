@@ -60,7 +60,7 @@ sanitize: build
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 LCONV_FAST_CPU_CAPABILITY=avx2 && \
 	  $(abspath $(BIN))/python -c "import lconv_fast._C as c; assert 'sanitized' in c.__file__, c.__file__" && \
 	  $(abspath $(BIN))/python -m pytest -q $(CURDIR)/tests/test_layer.py $(CURDIR)/tests/generators/test_kinds.py $(CURDIR)/tests/test_paths.py \
-	  -k "not thousand"
+	  $(CURDIR)/tests/test_graph_kernels.py -k "not thousand and not gpu"
 
 # clang-tidy reads how files are compiled from the build folder of cmake, which is configured and not built.
 lint: env

@@ -221,8 +221,8 @@ class LConv3d(_LConv):
 class LConvGraph(nn.Module):
     """y = f W0^T + sum_i (L_i f) Wi^T + bias on the nodes of a graph: eq. (10) of Dehmamy et al. 2021.
 
-    Input (N, nodes, C_in) or (nodes, C_in); output the same with C_out. Each L_i runs on the fewer channels, before or
-    after the mixing. Derivatives of any order are PyTorch's own.
+    Input (N, nodes, C_in) or (nodes, C_in); output the same with C_out. Differentiable to every order, in the weights
+    of the edges too.
 
     Args:
         in_channels, out_channels: numbers of channels.

@@ -103,7 +103,7 @@ class _LoweredDerivative(LoweredLConv):
 
 
 class _LoweredGraph(nn.Module):
-    """LConvGraph in plain PyTorch, as graph generators themselves are."""
+    """LConvGraph in plain PyTorch, as L_i f of graph generators is."""
 
     def __init__(self, layer: LConvGraph) -> None:
         super().__init__()

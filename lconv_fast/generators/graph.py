@@ -28,8 +28,9 @@ class GraphGenerators(Generators):
     place of partial derivatives: section 2.1 and 4 of Dehmamy et al. 2021), which is exactly 0 for constant f.
     Edges that occur twice add up, as the entries of a matrix would; nodes without edges get 0.
 
-    Called with f (N, nodes, C), it gives L_i f as (N, n_L, nodes, C). On the CPU, results and gradients have the same
-    bits for any number of threads; on a GPU that takes torch.use_deterministic_algorithms(True).
+    Called with f (N, nodes, C), it gives L_i f as (N, n_L, nodes, C); LConvGraph, whose kernel reads the edges sorted
+    by target and by source (made once), never writes them. Results and gradients have the same bits for any number of
+    threads; L_i f alone, on a GPU, with torch.use_deterministic_algorithms(True).
 
     Args:
         edge_index: (2, E) integers, row 0 the source nu and row 1 the target mu, as in PyTorch Geometric.
@@ -185,8 +186,8 @@ class GraphGenerators(Generators):
             learnable: makes the weights a parameter.
 
         Raises:
-            TypeError, ValueError: also for faces that are no triangles (a corner twice, no area) and edges of more than
-                two faces, where there is no surface.
+            TypeError, ValueError: also for faces that are no triangles (a corner twice, no area) or occur twice, edges
+                of more than two faces, and vertices at which faces meet only there: no surface.
         """
         index, weight = gradient_edges(vertices, faces)
         count, dim = vertices.shape

@@ -33,12 +33,15 @@ class Gather {
     }
   }
 
-  // Asks for the row of a later entry: rows are on their way from memory while others are added up.
+  // Asks for what a later entry names: rows are on their way from memory while others are added up.
   void fetch_ahead(const S* base, int64_t entry, int64_t width) const {
-    constexpr int64_t kAhead = 24, kLine = 64;
-    if (entry + kAhead >= p_.edges) return;
-    const char* row = reinterpret_cast<const char*>(base + rows_.nodes[entry + kAhead] * source_.stride[2]);
+    constexpr int64_t kAhead = 16, kLine = 64;
+    const int64_t later = entry + kAhead;
+    if (later >= p_.edges) return;
+    const char* row = reinterpret_cast<const char*>(base + rows_.nodes[later] * source_.stride[2]);
     for (int64_t k = 0; k < width * static_cast<int64_t>(sizeof(S)); k += kLine) __builtin_prefetch(row + k);
+    const A* weight = static_cast<const A*>(p_.weights) + rows_.edges[later];
+    for (int64_t i = 0; p_.weights && i < p_.layer.generators; ++i) __builtin_prefetch(weight + i * p_.edges);
   }
 
  private:
@@ -48,12 +51,13 @@ class Gather {
   enum class Terms { kValues, kDifferences, kValuesLessOwn };
 
   bool within(const Rows& rows, int64_t first, int64_t count) const {
-    bool fine = true;
-    for (int64_t k = rows.starts[first]; k < rows.starts[first + count]; ++k) {
-      fine &= static_cast<uint64_t>(rows.nodes[k]) < static_cast<uint64_t>(p_.nodes);
-      fine &= static_cast<uint64_t>(rows.edges[k]) < static_cast<uint64_t>(p_.edges);
+    uint64_t node = 0, edge = 0;  // the largest; a negative one is larger than all
+    const int64_t end = rows.starts[first + count];
+    for (int64_t k = rows.starts[first]; k < end; ++k) {
+      node = std::max(node, static_cast<uint64_t>(rows.nodes[k]));
+      edge = std::max(edge, static_cast<uint64_t>(rows.edges[k]));
     }
-    return fine;
+    return node < static_cast<uint64_t>(p_.nodes) && edge < static_cast<uint64_t>(std::max<int64_t>(p_.edges, 1));
   }
 
   static void copy(const S* own, int64_t width, A* to) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,3 +48,23 @@ def _backward(*arguments: Any) -> tuple[Tensor, Tensor]:
 def _sum_points(cotangent: Tensor) -> Tensor:
     # The order of PyTorch's own sum depends on the shape alone there.
     return cotangent.sum([0, *range(2, cotangent.dim())])
+
+
+# On graphs there is one way each.
+for _name in ("apply", "gram", "correlate"):
+
+    def _graph(*arguments: Any, name: str = _name) -> Tensor:
+        operators()  # says what is missing where Triton is
+        module = importlib.import_module(f"lconv_fast.ops.gpu.graph.{name}")
+        return getattr(module, name)(*arguments)
+
+    torch.library.impl(f"lconv_fast::graph_{_name}", "CUDA", _graph)
+
+
+@torch.library.impl("lconv_fast::graph_backward", "CUDA")
+def _graph_backward(
+    cotangent: Tensor, input: Tensor, weight: Tensor, coefficients: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    ops = torch.ops.lconv_fast
+    features = ops.graph_apply(cotangent, weight, coefficients, None, *arguments, True)
+    return features, ops.graph_gram(input, cotangent, coefficients, *arguments)
