@@ -171,7 +171,7 @@ def _call(
         return None
     if type(stride) is not int and not (type(stride) is tuple and all(type(s) is int for s in stride)):
         return None
-    if not isinstance(generators, GridGenerators) or generators._raw or generators._modules or torch.jit.is_tracing():
+    if not isinstance(generators, GridGenerators) or generators._raw or generators._modules or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return None
     if input.is_meta or not isinstance(weight, Tensor) or torch.is_autocast_enabled(input.device.type):
         return None

@@ -103,7 +103,7 @@ def _create_nii(path: Path, shape: tuple[int, ...], dtype: Any, source: Path, ag
     def end() -> None:
         small = array.astype(np.uint8) if array.dtype == np.int64 and array.max(initial=0) < 256 else array
         data = np.moveaxis(small, 0, -1) if array.ndim == 4 else small
-        nibabel.save(nibabel.Nifti1Image(data, place, dtype=data.dtype), path)  # type: ignore[attr-defined]
+        nibabel.save(nibabel.Nifti1Image(data, place, dtype=data.dtype), path)
         first.unlink()
 
     return array, end

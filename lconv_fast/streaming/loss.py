@@ -145,4 +145,4 @@ def known_transform(transform: Any) -> Function | None:
         return lambda prediction: prediction.softmax(1)
     if not callable(transform):
         raise TypeError(f"transform: expected a function of the prediction or 'argmax', got {transform!r}")
-    return transform  # type: ignore[no-any-return]
+    return transform

@@ -20,8 +20,8 @@ from lconv_fast.regions.needs import needs
 from lconv_fast.regions.rules import Kind, Value
 from lconv_fast.streaming.store import region_shape
 
-# What a cut's alternatives cost: operations in a second of a core whose layers have few channels and wait for memory
-# (measured: 4e9 to 2e10), and bytes that a fast disk moves. The choice needs no more than their order of magnitude.
+# What a cut's alternatives cost: operations in a second of a core whose layers have few channels and wait for memory,
+# and bytes that a fast disk moves. Guesses: the choice needs no more than their order of magnitude.
 FLOPS, BYTES = 5e9, 1e9
 
 

@@ -106,7 +106,9 @@ class Run:
 
     # ---- backward ----
 
-    def differentiate(self, loss: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]], target: Callable) -> Any:
+    def differentiate(
+        self, loss: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]], target: Callable[..., Any]
+    ) -> Any:
         """The last pass forward and backward, then the others backward from the last to the first.
 
         loss: (index, prediction, target) -> per-voxel tensor and its cotangent. Returns the sum of the loss, float64.
@@ -218,7 +220,7 @@ class Run:
         return Piece(self.graph, one.plans[index], given, self.numbers, self.seed)
 
     def tiles(
-        self, one: Pass, name: str, skip: frozenset[int] = frozenset(), extra: Callable | None = None
+        self, one: Pass, name: str, skip: frozenset[int] = frozenset(), extra: Callable[..., Any] | None = None
     ) -> Iterator[tuple[int, dict[Any, Tensor]]]:
         """The tiles of a pass with what they read, the next being read meanwhile."""
         order = [index for index in range(len(one.tiles)) if index not in skip]

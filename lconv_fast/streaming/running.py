@@ -23,7 +23,7 @@ def update_running(numbers: Numbers) -> None:
         if isinstance(owner, nn.modules.batchnorm._NormBase):
             counts = op.operator == "aten.batch_norm" and owner.num_batches_tracked is not None
             if counts:
-                owner.num_batches_tracked.add_(1)  # type: ignore[operator,union-attr]
+                owner.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             momentum = owner.momentum
             if momentum is None:
                 momentum = 1.0 / float(owner.num_batches_tracked) if counts else 0.0  # type: ignore[arg-type]

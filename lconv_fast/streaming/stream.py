@@ -146,7 +146,7 @@ class Streamed:
             total = run.differentiate(judged, wanted)
             run.numbers.finish()
             update_running(run.numbers)
-        return total / share  # type: ignore[no-any-return]
+        return total / share
 
     def predict(self, volume: Any, out: Any = None, transform: Any = None, *, resume: bool = False) -> Any:
         """transform(model(volume)), tile by tile; neither volume nor prediction is ever whole in memory.

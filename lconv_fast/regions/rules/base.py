@@ -175,11 +175,11 @@ def functional(target: Any) -> Callable[..., Any]:
     """An in-place operator's counterpart that returns a copy: pieces are read by several operators."""
     name = getattr(getattr(target, "_schema", None), "name", "")
     if not name.endswith("_") or name.endswith("__"):
-        return target  # type: ignore[no-any-return]
+        return target
     space, _, plain = name[:-1].partition("::")
     packet = getattr(getattr(torch.ops, space), plain)
     overload = target._overloadname
-    return getattr(packet, overload) if overload in packet.overloads() else packet  # type: ignore[no-any-return]
+    return getattr(packet, overload) if overload in packet.overloads() else packet
 
 
 def aligned(op: Value, value: Value, box: Box) -> dict[int, Any]:

@@ -107,7 +107,7 @@ class Normalise(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             g, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
@@ -159,9 +159,9 @@ class Norm(Rule):
             shape = x.shape
             weight, bias = weight.repeat(samples), bias.repeat(samples)
             flat = x.to(dtype).reshape(1, samples * channels, *shape[2:])
-            y = Normalise.apply(flat, mean.flatten(), var.flatten(), weight, bias, op["eps"])
+            y = Normalise.apply(flat, mean.flatten(), var.flatten(), weight, bias, op["eps"])  # type: ignore[no-untyped-call]
             return y.reshape(shape).to(x.dtype)
-        return Normalise.apply(x.to(dtype), mean.flatten(), var.flatten(), weight, bias, op["eps"]).to(x.dtype)
+        return Normalise.apply(x.to(dtype), mean.flatten(), var.flatten(), weight, bias, op["eps"]).to(x.dtype)  # type: ignore[no-untyped-call]
 
 
 class Mean(Rule):

@@ -48,7 +48,7 @@ class Along(Rule):
         chosen = [d % len(operand.dims) for d in chosen] or list(range(len(operand.dims)))
         across = [operand.dims[d] for d in chosen if operand.dims[d] is not None]
         if across:
-            raise NotLocal(f"runs over axis {', '.join(map(str, sorted(across)))} of space")  # type: ignore[type-var]
+            raise NotLocal(f"runs over axis {', '.join(map(str, sorted(across)))} of space")
         if self.keepdim or op.arguments.get("keepdim") or len(op.shape) == len(operand.shape):
             return operand.dims
         return tuple(axis for d, axis in enumerate(operand.dims) if d not in chosen)

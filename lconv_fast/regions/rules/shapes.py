@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from math import prod
 
 from torch import Tensor
@@ -37,7 +38,7 @@ def _movedim(op: Value, dims: Dims) -> Dims:
     source, destination = (
         [d % n for d in (v if isinstance(v, (list, tuple)) else [v])] for v in (op["source"], op["destination"])
     )
-    result: list = [...] * n
+    result: list[Any] = [...] * n
     for s, d in zip(source, destination, strict=True):
         result[d] = dims[s]
     rest = iter([axis for d, axis in enumerate(dims) if d not in source])
@@ -136,7 +137,7 @@ class Reshape(Rule):
             if inner != outer and inner != 1 and outer != 1:
                 raise NotLocal("cuts an axis of space across its points")
             axis = operand.dims[lead]
-            dims[first], ratios[axis] = axis, (outer, inner)  # type: ignore[index]
+            dims[first], ratios[axis] = axis, (outer, inner)
         return dims, ratios  # type: ignore[return-value]
 
     def dims(self, op: Value) -> Dims:

@@ -36,7 +36,7 @@ class Conv(Windowed):
         if len(op.fields) != 1 or operand.node is not op.node.args[0]:
             raise NotLocal("convolves with a weight that depends on space")
         kernel = self.kernel(op)[-n:]
-        if len(kernel) != n or op["weight"].meta["val"].dim() != n + 2:  # type: ignore[attr-defined]
+        if len(kernel) != n or op["weight"].meta["val"].dim() != n + 2:
             raise NotLocal(f"convolves other axes than the {n} of space")
         stride, dilation = numbers(op["stride"], n), numbers(op["dilation"], n)
         padding = op["padding"]
