@@ -308,7 +308,7 @@ F = torch.zeros(2, 2, 12, 12)
             r"full: LConv2d has generators for a grid of \(32, 32\), and gets one of \(64, 64\)",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""),
 )
 def test_refused(make, call, error, message):
     model = make()

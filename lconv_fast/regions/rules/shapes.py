@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from math import prod
+from typing import Any
 
 from torch import Tensor
 
