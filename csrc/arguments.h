@@ -60,8 +60,8 @@ Tensor allocated(const std::vector<int64_t>& sizes, ScalarType type, Allocate al
 }
 
 inline std::vector<int64_t> sizes_of(const Tensor& t) {
-  std::vector<int64_t> result;
-  for (int64_t a = 0; a < t.dim(); ++a) result.push_back(t.size(a));
+  std::vector<int64_t> result(t.dim());
+  for (int64_t a = 0; a < t.dim(); ++a) result[a] = t.size(a);
   return result;
 }
 
@@ -117,7 +117,7 @@ struct CheckedProblem {
       for (int a = 0; a < ndim; ++a) expected.push_back(p.grid[axis(a)]);
     }
     bool fits = given.dim() == static_cast<int64_t>(expected.size()) && given.is_cpu();
-    for (size_t a = 0; fits && a < expected.size(); ++a) fits = given.size(a) == expected[a];
+    for (size_t a = 0; fits && a < expected.size(); ++a) fits = given.size(static_cast<int64_t>(a)) == expected[a];
     STD_TORCH_CHECK(fits, "lconv_fast: the shape of coefficients does not fit the other arguments");
     coefficients = given;
     if (given.scalar_type() != type) {

@@ -57,7 +57,7 @@ int64_t second_level_cache_bytes() {
 #ifdef _SC_LEVEL2_CACHE_SIZE
     found = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    if (const char* wanted = std::getenv("LCONV_FAST_CACHE_BYTES")) found = std::atoll(wanted);
+    if (const char* wanted = std::getenv("LCONV_FAST_CACHE_BYTES")) found = std::strtoll(wanted, nullptr, 10);
     return found > 0 ? found : int64_t{1} << 20;
   }();
   return bytes;

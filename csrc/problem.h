@@ -76,6 +76,22 @@ struct Problem {
   int axis_of(int64_t component) const { return static_cast<int>(kAxes - component_count + component); }
 };
 
+struct GraphProblem;
+
+// The operators on a graph (graph.h), for one instruction set: each returns whether all nodes and edges that it was
+// told of exist; where not, the result holds nothing of use.
+struct GraphKernels {
+  // As in Kernels.
+  bool (*apply)(const GraphProblem&, bool transposed, const View& source, const WeightView&, const void* bias,
+                const View& target);
+  bool (*gram)(const GraphProblem&, const View& f, const View& g, void* result);
+  // dQ/df and dQ/dW of one g, which share L_i^T g.
+  bool (*backward)(const GraphProblem&, const View& g, const View& f, const WeightView&, const View& features,
+                   void* result);
+  // dQ/ds, (n_L, E), in the type of s.
+  bool (*correlate)(const GraphProblem&, const View& f, const WeightView&, const View& g, void* result);
+};
+
 // The three operators for one instruction set. Each result is written whole; nothing is read from it.
 struct Kernels {
   const char* name;
@@ -89,6 +105,7 @@ struct Kernels {
   // Fused multiply-adds of float vectors from registers, as fast as they come: the roof of all the others. Returns how
   // many floating-point operations that were.
   int64_t (*fused_multiply_adds)(int64_t repeats);
+  const GraphKernels* graph;
 };
 
 // Calls body(begin, end) on disjoint ranges that cover [0, count), on torch's own threads.

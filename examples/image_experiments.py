@@ -4,9 +4,10 @@ python examples/image_experiments.py                      scikit-learn's digits,
 python examples/image_experiments.py --data MNIST --root ~/data      torchvision's folder layout
 python examples/image_experiments.py --parameters         parameter counts of the paper's configurations
 
-Rotated: each image by one random angle of the circle. Scrambled: all images by one random permutation of pixels, after
-the rotation. All models have one body of two layers with a flattened linear head, about equal numbers of parameters,
-the same optimizer and schedule; 20 percent of the training images choose the epoch, and the test split is used once.
+Rotated: validation and test images by one random angle of the circle each, training images by new angles in each
+epoch (--rotations once: by one angle each). Scrambled: all images by one random permutation of pixels, after the
+rotation. All models have one body of two layers with a flattened linear head, about equal numbers of parameters, the
+same optimizer and schedule; 20 percent of the training images choose the epoch, and the test split is used once.
 """
 
 from __future__ import annotations
@@ -100,10 +101,10 @@ LOADERS: dict[str, Callable[[Path, int], tuple[Split, Split]]] = {
 }
 
 
-def changed(images: Tensor, column: str, seed: int, part: int) -> Tensor:
-    """Rotations differ between images, and between the splits by `part`; the permutation is one for all."""
+def changed(images: Tensor, column: str, seed: int, draws: torch.Generator) -> Tensor:
+    """Rotations differ between images; the permutation is one for all."""
     if "rotated" in column:
-        angles = torch.rand(len(images), generator=torch.Generator().manual_seed(10 * seed + part)) * 2 * math.pi
+        angles = torch.rand(len(images), generator=draws) * 2 * math.pi
         cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
         theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
@@ -198,17 +199,19 @@ def accuracy(model: nn.Module, split: Split) -> float:
     return (found == split[1]).double().mean().item()
 
 
-def train(model: nn.Module, fit: Split, validation: Split, epochs: int) -> nn.Module:
-    """Adam with decay and a one-cycle rate; the epoch that is best on the validation images."""
+def train(model: nn.Module, images: Callable[[], Tensor], labels: Tensor, validation: Split, epochs: int) -> nn.Module:
+    """Adam with decay and a one-cycle rate; the epoch that is best on the validation images. `images` gives the
+    training images of an epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    steps = epochs * math.ceil(len(fit[1]) / 64)
+    steps = epochs * math.ceil(len(labels) / 64)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
     best, kept = -1.0, copy.deepcopy(model.state_dict())
     for _ in range(epochs):
         model.train()
-        for batch in torch.randperm(len(fit[1])).split(64):
+        x = images()
+        for batch in torch.randperm(len(labels)).split(64):
             optimizer.zero_grad()
-            F.cross_entropy(model(fit[0][batch]), fit[1][batch], label_smoothing=0.05).backward()
+            F.cross_entropy(model(x[batch]), labels[batch], label_smoothing=0.05).backward()
             optimizer.step()
             schedule.step()
         found = accuracy(model, validation)
@@ -231,11 +234,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=DATA, default="digits")
     parser.add_argument("--root", type=Path, default=Path("."))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--seeds", type=int, nargs="*", default=range(5))
+    parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--generators", type=int, default=4)
-    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--generators", type=int, default=2)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rotations", choices=("each epoch", "once"), default="each epoch")
     parser.add_argument("--columns", nargs="*", default=COLUMNS)
     parser.add_argument("--models", nargs="*", default=None)
     parser.add_argument("--parameters", action="store_true", help="print the paper's parameter counts and stop")
@@ -248,21 +252,30 @@ def main() -> None:
     table: dict[tuple[str, str], list[float]] = {}
     sizes: dict[str, int] = {}
     start = time.perf_counter()
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         whole, test = LOADERS[arguments.data](arguments.root.expanduser(), seed)
         shuffled = torch.randperm(len(whole[1]), generator=torch.Generator().manual_seed(seed))
         held, rest = shuffled[: len(shuffled) // 5], shuffled[len(shuffled) // 5 :]
         for column in arguments.columns:
-            images = changed(whole[0], column, seed, 0)
-            tested = changed(test[0], column, seed, 1)
+            images, tested = (
+                changed(split[0], column, seed, torch.Generator().manual_seed(10 * seed + part))
+                for part, split in enumerate((whole, test))
+            )
             classes = int(whole[1].max()) + 1
             makers = models(images[rest], classes, arguments.width, arguments.generators, arguments.rank)
             for name in arguments.models or makers:
                 torch.manual_seed(seed)
                 model = makers[name]()
                 sizes[name] = sum(p.numel() for p in model.parameters())
-                train(model, (images[rest], whole[1][rest]), (images[held], whole[1][held]), arguments.epochs)
-                table.setdefault((name, column), []).append(100 * accuracy(model, (tested, test[1])))
+                draws = torch.Generator().manual_seed(10 * seed + 2)
+
+                def epoch(once=images[rest], upright=whole[0][rest], column=column, seed=seed, draws=draws) -> Tensor:
+                    return once if arguments.rotations == "once" else changed(upright, column, seed, draws)
+
+                train(model, epoch, whole[1][rest], (images[held], whole[1][held]), arguments.epochs)
+                found = 100 * accuracy(model, (tested, test[1]))
+                table.setdefault((name, column), []).append(found)
+                print(f"seed {seed}, {column}, {name}: {found:.1f}", flush=True)
         print(f"seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
     print(f"{'':18}{'parameters':>12}" + "".join(f"{column:>22}" for column in arguments.columns))
     for name, size in sizes.items():

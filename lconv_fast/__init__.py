@@ -18,6 +18,9 @@ from lconv_fast.generators import (
 from lconv_fast.invariants import DifferentialInvariants, invariants
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d, LConvGraph
 from lconv_fast.recursive import DerivativeLConv, MaxLConv, RecursiveLConv, flow
+from lconv_fast.regions import regions
+from lconv_fast.streaming import stream
+from lconv_fast.windows.window import window
 
 __version__ = "0.1.0"
 
@@ -40,6 +43,7 @@ __all__ = [
     "ProductGenerators",
     "RecursiveLConv",
     "StencilGenerators",
+    "adapters",
     "convert",
     "discovery",
     "explain",
@@ -50,12 +54,16 @@ __all__ = [
     "invariants",
     "nets",
     "physics",
+    "regions",
+    "sharding",
+    "stream",
+    "window",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
     """Packages on top of the layers are imported when first used; discovery needs scipy, and not every user does."""
-    if name in ("discovery", "nets", "physics"):
+    if name in ("adapters", "discovery", "nets", "physics", "sharding"):
         import importlib
 
         return importlib.import_module(f"lconv_fast.{name}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lconv_fast.ops.geometry import MOST_POINTS, MOST_STEPS, PaddingMode, Stencil, Window
 
@@ -37,7 +38,7 @@ def check_input_type(caller: str, input: object) -> None:
             f"{caller}: torch.fx.symbolic_trace shows a layer no tensor; keep L-conv layers whole with a Tracer whose "
             "is_leaf_module says so, or use torch.export, which traces through them"
         )
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         raise RuntimeError(
             f"{caller}: torch.jit.trace keeps no lists of numbers, which the operators take; use torch.export, or "
             "trace the model that lconv_fast.convert.lower makes of it"
@@ -48,8 +49,43 @@ def check_input_type(caller: str, input: object) -> None:
         raise TypeError(f"{caller}: expected input of a real floating-point type, got {input.dtype}")
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
     return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
+
+
+def boolean(name: str, value: object) -> bool:
+    """`value`, True or False: any other object would count as one of the two, "no" as True."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def unsigned_int(name: str, value: object) -> int:
+    """`value` as an integer from 0 on."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer from 0 on, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name}: expected an integer from 0 on, got {value!r}")
+    return int(value)
+
+
+def real(name: str, value: object, low: float, high: float) -> float:
+    """`value` as a number between two others."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+    if not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+    return float(value)
+
+
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+
+
+def check_module(name: str, value: object) -> None:
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"{name}: expected an nn.Module, got {type(value).__name__}")
 
 
 def positive_int(name: str, value: object, most: int = MOST_STEPS) -> int:
@@ -71,7 +107,7 @@ def extents(name: str, value: object, ndim: int | None = None) -> tuple[int, ...
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(expected)
     sizes = tuple(value)
-    if not all(map(_is_integer, sizes)):
+    if not all(map(is_integer, sizes)):
         raise TypeError(expected)
     if not sizes or len(sizes) != (ndim or len(sizes)) or min(sizes) < 1:
         raise ValueError(expected)
@@ -89,7 +125,7 @@ def rows_of_integers(name: str, value: object, shape: str) -> tuple[tuple[int, .
         if isinstance(row, str) or not isinstance(row, Iterable):
             raise TypeError(expected)
         numbers = tuple(row)
-        if not all(map(_is_integer, numbers)):
+        if not all(map(is_integer, numbers)):
             raise TypeError(expected)
         result.append(tuple(map(int, numbers)))
     return tuple(result)
@@ -123,7 +159,7 @@ def check_window(window: object, spatial: Sequence[int]) -> Window:
         raise TypeError(f"window: expected {expected}, got {window!r}")
     origin, full = window
     for part in (origin, full):
-        if not isinstance(part, (tuple, list)) or len(part) != len(spatial) or not all(map(_is_integer, part)):
+        if not isinstance(part, (tuple, list)) or len(part) != len(spatial) or not all(map(is_integer, part)):
             raise TypeError(f"window: expected {expected}, got {window!r}")
     for first, size, whole in zip(origin, spatial, full, strict=True):
         if whole > MOST_POINTS:
@@ -142,7 +178,7 @@ def check_halo(halo: object, array: Sequence[int], stencil: Stencil) -> list[int
         raise TypeError(f"halo: expected {expected}, got {halo!r}")
     sides: list[int] = []
     for pair, size in zip(halo, array, strict=True):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(_is_integer, pair)):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(is_integer, pair)):
             raise TypeError(f"halo: expected {expected}, got {halo!r}")
         if min(pair) < 0 or sum(pair) >= size:
             raise ValueError(f"halo: expected {expected} that leave a grid of an array {tuple(array)}, got {halo!r}")
@@ -194,7 +230,7 @@ def check_no_kernel(caller: str, generators: object, keywords: dict[str, object]
     """Answers those who write an L-conv as they wrote nn.ConvNd."""
     names = [name for name in IN_PLACE_OF if name in keywords]
     opening = caller
-    if _is_integer(generators) or (isinstance(generators, (tuple, list)) and all(map(_is_integer, generators))):
+    if is_integer(generators) or (isinstance(generators, (tuple, list)) and all(map(is_integer, generators))):
         names = list(dict.fromkeys(["kernel_size", *names]))
         opening = f"generators: expected a name or a Generators object, got {type(generators).__name__}"
     if names:

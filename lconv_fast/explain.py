@@ -150,7 +150,9 @@ def explain(
     )
 
 
-def _on_gpu(card: str, geometry: Geometry, dtype: torch.dtype, batch: int, layer: Any, count: int, transposed: bool):
+def _on_gpu(
+    card: str, geometry: Geometry, dtype: torch.dtype, batch: int, layer: Any, count: int, transposed: bool
+) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
     """The ways of each operator on a card, as `Explanation.gpu` holds them."""
     from lconv_fast.ops.gpu.card import CARDS
     from lconv_fast.ops.gpu.dispatch import WAYS, ways

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +21,11 @@ from lconv_fast.checks import (
     per_axis,
     positive_int,
 )
+from lconv_fast.epilogue import check_activation, check_residual, finish
 from lconv_fast.generators import Generators
 from lconv_fast.generators.on_grid import GridGenerators
 from lconv_fast.grid import check_reach
-from lconv_fast.ops.geometry import CoefficientKind
+from lconv_fast.ops.geometry import CoefficientKind, Stencil, Window, output_size
 
 
 def lconv(
@@ -36,8 +38,11 @@ def lconv(
     groups: int = 1,
     window: tuple[Sequence[int], Sequence[int]] | None = None,
     halo: Sequence[tuple[int, int]] | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = None,
 ) -> Tensor:
-    """y = f W0^T + sum_i (L_i f) Wi^T + bias, eq. (15) and (17) of Dehmamy et al. 2021, differentiable to every order.
+    """y = activation(f W0^T + sum_i (L_i f) Wi^T + bias + residual), eq. (15) and (17) of Dehmamy et al. 2021,
+    differentiable to every order.
 
     With taps on a grid, L_i f is never written to memory, and nothing but the arguments is kept for backward; dense,
     low-rank and spectral generators write it.
@@ -57,6 +62,8 @@ def lconv(
             brings it along.
         halo: n pairs (low, high): so many points of input on each side of an axis lie around the grid; y is computed
             on the grid without them. Goes with padding_mode 'zeros'; beyond the halo there is nothing.
+        residual: added before the activation; of the output's shape, in input's dtype.
+        activation: None, "relu", "gelu" or "silu".
 
     Returns:
         (N, C_out, *ceil(spatial / stride)), in the memory format of input; spatial without the halo.
@@ -65,8 +72,9 @@ def lconv(
         TypeError: arguments of the wrong type or dtype, or mixed dtypes or devices.
         ValueError: shapes that do not fit; both before anything is computed.
     """
+    check_activation(activation)
     ndim = getattr(generators, "ndim", None)
-    return lconv_for("lconv", input, weight, generators, bias, stride, groups, ndim, window, halo)
+    return lconv_for("lconv", input, weight, generators, bias, stride, groups, ndim, window, halo, residual, activation)
 
 
 def lconv_for(
@@ -80,11 +88,15 @@ def lconv_for(
     ndim: int | None,
     window: tuple[Sequence[int], Sequence[int]] | None = None,
     halo: Sequence[tuple[int, int]] | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = None,
 ) -> Tensor:
     """`lconv` on grids of `ndim` axes, with errors in the name of `caller`; None: dense generators on a batch."""
-    call = None if window or halo else _call(input, weight, generators, bias, stride, groups, ndim)
+    plain = window is None and halo is None and residual is None
+    call = _call(input, weight, generators, bias, stride, groups, ndim) if plain else None
     if call is not None and call in _passed:
-        return generators.mix(generators.coefficients(), input, weight, bias, _passed[call], groups)
+        output = generators.mix(generators.coefficients(), input, weight, bias, _passed[call], groups)
+        return output if activation is None else finish(output, None, activation)
     check_input_type(caller, input)
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
@@ -114,15 +126,28 @@ def lconv_for(
         input = input.unsqueeze(0)
     spatial = tuple(input.shape[2:])
     steps = per_axis("stride", stride, len(spatial))
+    piece = None
     if window is None and halo is None:
         generators.check_shape(spatial)
+    else:
+        piece = _piece(caller, spatial, generators, coefficients, window, halo)
+        spatial = piece.spatial
+    if residual is not None:
+        shape = (*input.shape[: 0 if unbatched else 1], outs, *output_size(spatial, steps))
+        check_residual(caller, residual, input, shape)
+        residual = residual.unsqueeze(0) if unbatched else residual
+    if piece is None:
         if call is not None and not unbatched:
             if len(_passed) >= _MOST_PASSED:
                 _passed.clear()
             _passed[call] = steps
         output = generators.mix(coefficients, input, weight, bias, steps, groups)
     else:
-        output = _piece(caller, input, weight, generators, coefficients, bias, steps, groups, window, halo)
+        output = form.lconv(
+            piece.coefficients, input, weight, bias, piece.stencil, steps, groups, piece.place, piece.sides
+        )
+    if residual is not None or activation is not None:
+        output = finish(output, residual, activation)
     return output.squeeze(0) if unbatched else output
 
 
@@ -146,7 +171,7 @@ def _call(
         return None
     if type(stride) is not int and not (type(stride) is tuple and all(type(s) is int for s in stride)):
         return None
-    if not isinstance(generators, GridGenerators) or generators._raw or generators._modules or torch.jit.is_tracing():
+    if not isinstance(generators, GridGenerators) or generators._raw or generators._modules or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return None
     if input.is_meta or not isinstance(weight, Tensor) or torch.is_autocast_enabled(input.device.type):
         return None
@@ -178,20 +203,25 @@ def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor
     return input.to(dtype), weight, bias
 
 
+class _Piece(NamedTuple):
+    """What `form.lconv` needs beside the tensors, for a piece of a larger grid."""
+
+    coefficients: Tensor
+    stencil: Stencil
+    spatial: tuple[int, ...]  # without the halo
+    place: Window | None
+    sides: Sequence[int] | None
+
+
 def _piece(
     caller: str,
-    input: Tensor,
-    weight: Tensor,
+    spatial: tuple[int, ...],
     generators: Generators,
     coefficients: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    groups: int,
     window: tuple[Sequence[int], Sequence[int]] | None,
     halo: Sequence[tuple[int, int]] | None,
-) -> Tensor:
-    """The layer on a piece of a larger grid, with what lies around it."""
-    stencil, spatial = generators.stencil(), tuple(input.shape[2:])
+) -> _Piece:
+    stencil = generators.stencil()
     if stencil is None:
         name = type(generators).__name__
         raise ValueError(f"{caller}: window and halo go with generators of taps on a grid, got {name}")
@@ -208,7 +238,7 @@ def _piece(
         if stencil.kind == CoefficientKind.SAMPLED:
             for a, (first, size) in enumerate(zip(place.origin, spatial, strict=True)):
                 coefficients = coefficients.narrow(2 + a, first, size)
-    return form.lconv(coefficients, input, weight, bias, stencil, stride, groups, place, sides)
+    return _Piece(coefficients, stencil, spatial, place, sides)
 
 
 def _check_input(caller: str, input: Tensor, channels: int, ndim: int | None) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lconv_fast.checks import (
+    boolean,
     check_dtype,
     check_float,
     check_groups,
@@ -17,9 +18,12 @@ from lconv_fast.checks import (
     per_axis,
     positive_int,
 )
+from lconv_fast.epilogue import check_activation
 from lconv_fast.functional import autocast, lconv_for
 from lconv_fast.generators import Generators, GraphGenerators, named
 from lconv_fast.initialization import keep_variance, keep_variance_factorized
+from lconv_fast.windows.place import call_in_place
+from lconv_fast.windows.stack import Place
 
 G = TypeVar("G", bound=Generators)
 
@@ -32,6 +36,7 @@ def _moved(generators: G, device: torch.device | str | None, dtype: torch.dtype 
 class _LConv(nn.Module):
     ndim: int
     bias: nn.Parameter | None
+    activation: str | None = None
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class _LConv(nn.Module):
         groups: int = 1,
         bias: bool = True,
         factorized: bool = False,
+        activation: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **generator_keywords: Any,
@@ -53,9 +59,11 @@ class _LConv(nn.Module):
         self.out_channels = positive_int("out_channels", out_channels)
         check_groups(groups, in_channels, out_channels)
         check_dtype(dtype)
+        bias, factorized = boolean("bias", bias), boolean("factorized", factorized)
         self.groups = groups
         self.stride = per_axis("stride", stride, self.ndim)
         self.factorized = factorized
+        self.activation = check_activation(activation)
         self.generators = _moved(self._make_generators(generators, generator_keywords), device, dtype)
 
         count, ins = self.generators.num_generators, in_channels // groups
@@ -117,10 +125,26 @@ class _LConv(nn.Module):
         composed = torch.matmul(weight0, epsilon)  # (n_L, groups, out / groups, in / groups)
         return torch.cat([weight0.reshape(1, -1, ins), composed.flatten(1, 2)])
 
-    def forward(self, input: Tensor) -> Tensor:
-        return lconv_for(
-            type(self).__name__, input, self.weight, self.generators, self.bias, self.stride, self.groups, self.ndim
-        )
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        name, weight = type(self).__name__, self.weight
+
+        def call(f: Tensor, window: Place | None, sample: int | None = None) -> Tensor:
+            added = residual if residual is None or sample is None else residual[sample : sample + 1]
+            return lconv_for(
+                name,
+                f,
+                weight,
+                self.generators,
+                self.bias,
+                self.stride,
+                self.groups,
+                self.ndim,
+                window,
+                residual=added,
+                activation=self.activation,
+            )
+
+        return call_in_place(self, input, call)
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(
@@ -138,10 +162,13 @@ class _LConv(nn.Module):
             text += ", bias=False"
         if self.factorized:
             text += ", factorized=True"
+        if self.activation is not None:
+            text += f", activation={self.activation}"
         return text
 
 
-_DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: eq. (10), (15) and (17) of Dehmamy et al. 2021.
+_DOC = """y = activation(f W0^T + sum_i (L_i f) Wi^T + bias + residual) on {ndim}D grids, with neither activation nor
+    residual unless asked for: eq. (10), (15) and (17) of Dehmamy et al. 2021.
 
     Stands where nn.Conv{ndim}d stood: input (N, C_in, *spatial) or (C_in, *spatial), any memory format; output
     (N, C_out, *ceil(spatial / stride)) in the same memory format. With affine generators nothing depends on the size of
@@ -158,6 +185,8 @@ _DOC = """y = f W0^T + sum_i (L_i f) Wi^T + bias on {ndim}D grids: eq. (10), (15
         bias: adds a learnable bias, 0 at first.
         factorized: W^i = W^0 eps^i with parameters weight0 (out, in / groups) and epsilon (n_L, in, in / groups);
             `weight` is then composed from them.
+        activation: None, "relu", "gelu" or "silu". `layer(input, residual)` adds residual, of the output's shape,
+            before it.
         device, dtype: of the parameters and of the generators, which are moved where given.
         **generator_keywords: accuracy, padding_mode, coordinate_scale, learnable, with a name: see AffineGenerators.
 
@@ -192,8 +221,8 @@ class LConv3d(_LConv):
 class LConvGraph(nn.Module):
     """y = f W0^T + sum_i (L_i f) Wi^T + bias on the nodes of a graph: eq. (10) of Dehmamy et al. 2021.
 
-    Input (N, nodes, C_in) or (nodes, C_in); output the same with C_out. Each L_i runs on the fewer channels, before or
-    after the mixing. Derivatives of any order are PyTorch's own.
+    Input (N, nodes, C_in) or (nodes, C_in); output the same with C_out. Differentiable to every order, in the weights
+    of the edges too.
 
     Args:
         in_channels, out_channels: numbers of channels.
@@ -221,6 +250,7 @@ class LConvGraph(nn.Module):
         if getattr(generators, "channel_dim", None) != -1:
             raise TypeError(f"generators: expected GraphGenerators, got {type(generators).__name__}")
         check_dtype(dtype)
+        bias = boolean("bias", bias)
         self.generators = _moved(generators, device, dtype)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(generators.num_generators + 1, out_channels, in_channels, **factory))

@@ -7,9 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import check_float, check_types, per_axis, positive_int
+from lconv_fast.checks import boolean, check_float, check_types, per_axis, positive_int
 from lconv_fast.functional import lconv
 from lconv_fast.generators import Generators, GraphGenerators, GridGenerators
+from lconv_fast.windows.place import call_in_place
+from lconv_fast.windows.stack import Place
 
 
 def flow(x: Tensor, generators: Generators, t: Tensor | float, steps: int, *, order: int = 4) -> Tensor:
@@ -148,7 +150,7 @@ class DerivativeLConv(nn.Module):
         self.stride = per_axis("stride", stride, self.ndim)
         numbers, count = generators.coefficients(), generators.num_generators
         self.weight = nn.Parameter(numbers.new_empty(count, outs, ins // self.groups))
-        self.bias = nn.Parameter(numbers.new_zeros(outs)) if bias else None
+        self.bias = nn.Parameter(numbers.new_zeros(outs)) if boolean("bias", bias) else None
         with torch.no_grad():
             for weight, rate in zip(self.weight, generators.mean_square().tolist(), strict=True):
                 bound = math.sqrt(3 / (count * max(1, weight.shape[1]) * (rate or 1.0)))
@@ -156,7 +158,11 @@ class DerivativeLConv(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = torch.cat([torch.zeros_like(self.weight[:1]), self.weight])
-        return lconv(input, weight, self.generators, self.bias, stride=self.stride, groups=self.groups)
+
+        def call(f: Tensor, window: Place | None, _sample: int | None = None) -> Tensor:
+            return lconv(f, weight, self.generators, self.bias, stride=self.stride, groups=self.groups, window=window)
+
+        return call_in_place(self, input, call)
 
 
 class MaxLConv(nn.Module):

@@ -43,7 +43,7 @@ TABLE = TABLE._replace(
 def interpreted(table: Table = TABLE, launcher=Launch) -> Operators:
     """The operators on a Hopper that is not there."""
     # Its multiprocessors are few: a strip or a part is a program, and the interpreter takes its time for each.
-    card = CARDS["H100"]._replace(multiprocessors=2)
+    card = CARDS["H100"]._replace(multiprocessors=2, ptx=False)
     return Operators(lambda device: card, lambda card: table, launcher)
 
 

@@ -4,6 +4,7 @@
 namespace lconv_fast {
 
 namespace LCONV_NARROWER {
+extern const GraphKernels graph_kernels;
 extern const Kernels kernels;
 }
 
@@ -30,7 +31,7 @@ int64_t fused_multiply_adds(int64_t repeats) { return narrower::kernels.fused_mu
 #define LCONV_TEXT(x) LCONV_TEXT_OF(x)
 
 extern const Kernels kernels;
-const Kernels kernels = {LCONV_TEXT(LCONV_ISA), apply, gram, correlate, fused_multiply_adds};
+const Kernels kernels = {LCONV_TEXT(LCONV_ISA), apply, gram, correlate, fused_multiply_adds, &narrower::graph_kernels};
 
 }  // namespace LCONV_ISA
 }  // namespace lconv_fast

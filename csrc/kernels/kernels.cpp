@@ -3,24 +3,11 @@
 #include "correlate.h"
 #include "gram.h"
 #include "rate.h"
+#include "scalar.h"
 
 namespace lconv_fast::LCONV_ISA {
 
 namespace {
-
-// ---- run-time type to compile-time type ----
-
-#define LCONV_FOR_SCALAR(scalar, function, ...) \
-  switch (scalar) {                             \
-    case Scalar::kFloat:                        \
-      return function<float>(__VA_ARGS__);      \
-    case Scalar::kDouble:                       \
-      return function<double>(__VA_ARGS__);     \
-    case Scalar::kBFloat16:                     \
-      return function<BFloat16>(__VA_ARGS__);   \
-    case Scalar::kHalf:                         \
-      return function<Half>(__VA_ARGS__);       \
-  }
 
 void apply_any(const Problem& p, bool transposed, const View& source, const WeightView& weight, const void* bias,
                const View& target) {
@@ -38,7 +25,9 @@ void correlate_any(const Problem& p, const View& f, const WeightView& weight, co
 #define LCONV_TEXT_OF(x) #x
 #define LCONV_TEXT(x) LCONV_TEXT_OF(x)
 
+extern const GraphKernels graph_kernels;  // graph/kernels.cpp
 extern const Kernels kernels;
-const Kernels kernels = {LCONV_TEXT(LCONV_ISA), apply_any, gram_any, correlate_any, fused_multiply_adds};
+const Kernels kernels = {LCONV_TEXT(LCONV_ISA), apply_any,           gram_any,
+                         correlate_any,         fused_multiply_adds, &graph_kernels};
 
 }  // namespace lconv_fast::LCONV_ISA

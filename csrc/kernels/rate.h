@@ -18,7 +18,7 @@ inline int64_t fused_multiply_adds(int64_t repeats) {
     }
     asm volatile("" : : "r"(sums) : "memory");
   }
-  return 2 * kSums * kLanes<float> * kRounds * repeats;
+  return int64_t{2} * kSums * kLanes<float> * kRounds * repeats;
 }
 
 }  // namespace lconv_fast::LCONV_ISA

@@ -280,14 +280,33 @@ inline void store_first(S* p, Vector<Accumulate<S>> x, int64_t n) {
 #endif
 }
 
+template <class A>
+struct LaneIndices {
+  typedef typename std::conditional<sizeof(A) == 4, int32_t, int64_t>::type Index;
+  typedef Index type __attribute__((vector_size(kVectorBytes)));
+};
+template <class A>
+using Indices = typename LaneIndices<A>::type;
+
+// Lane k: lane chosen[k] of a, or of b if that is beyond a.
+template <class A>
+inline Vector<A> shuffle(Vector<A> a, Vector<A> b, Indices<A> chosen) {
+#if defined(__clang__)  // has no such function for indices that are known to the optimizer alone
+  constexpr int n = kLanes<A>;
+  Vector<A> result = {};
+  for (int k = 0; k < n; ++k) result[k] = chosen[k] < n ? a[chosen[k]] : b[chosen[k] - n];
+  return result;
+#else
+  return __builtin_shuffle(a, b, chosen);
+#endif
+}
+
 // The lanes first, first + 2, ... of a, then of b.
 template <class A>
 inline Vector<A> every_second(Vector<A> a, Vector<A> b, int first) {
-  typedef typename std::conditional<sizeof(A) == 4, int32_t, int64_t>::type Index;
-  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
-  Indices chosen = {};
+  Indices<A> chosen = {};
   for (int k = 0; k < kLanes<A>; ++k) chosen[k] = 2 * k + first;
-  return __builtin_shuffle(a, b, chosen);
+  return shuffle<A>(a, b, chosen);
 }
 
 // [2k] + [2k + 1] of a, then of b.
@@ -299,15 +318,13 @@ inline Vector<A> sum_pairs(Vector<A> a, Vector<A> b) {
 // The lanes of a and b in turn: the first halves (low) or the second ones.
 template <class A>
 inline Vector<A> interleave(Vector<A> a, Vector<A> b, bool low) {
-  typedef typename std::conditional<sizeof(A) == 4, int32_t, int64_t>::type Index;
-  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
   constexpr int n = kLanes<A>;
-  Indices first = {}, second = {};
+  Indices<A> first = {}, second = {};
   for (int k = 0; k < n; ++k) {
     first[k] = k / 2 + (k % 2) * n;
     second[k] = first[k] + n / 2;
   }
-  return low ? __builtin_shuffle(a, b, first) : __builtin_shuffle(a, b, second);
+  return shuffle<A>(a, b, low ? first : second);
 }
 
 // Rows become columns: as many perfect shuffles of the whole square as its size has bits.

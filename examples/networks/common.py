@@ -8,6 +8,7 @@ looked at once, with the seeds of `SEEDS`. A run that the file has already is no
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import platform
 import time
@@ -92,6 +93,43 @@ def affine_and_laplacian(start: float = 1.0, gain: float = 1.0) -> Make:
     return make
 
 
+class Composed(nn.Module):
+    """An L-conv of fewer parameters, whose matrices W^i are composed, with normalised generators:
+
+    "directed"  W^i = W^1 diag(a_i)    y = W^0 f + W^1 (sum_i a_i o L_i f)
+    "low rank"  W^i = U V^i            V^i (C / 4, C)
+    """
+
+    def __init__(self, kind: str, ndim: int, ins: int, outs: int, padding_mode: str) -> None:
+        super().__init__()
+        self.kind, self.generators = kind, named("unit_laplacian", ndim, padding_mode=padding_mode)
+        count = self.generators.num_generators
+        rank = max(1, ins // 4)
+        shapes = {
+            "directed": ((outs, ins), (count, 1, ins)),
+            "low rank": ((outs, rank), (count, rank, ins)),
+        }
+        # Each product has the variance of W^0, 1 / ((n_L + 1) fan_in).
+        fan_in = {"directed": (ins, count + 1), "low rank": (rank, (count + 1) * ins)}
+        self.weight0 = nn.Parameter(torch.randn(outs, ins) / ((count + 1) * ins) ** 0.5)
+        self.factors = nn.ParameterList(
+            torch.randn(shape) / fan**0.5 for shape, fan in zip(shapes[kind], fan_in[kind], strict=True)
+        )
+
+    def forward(self, f: Tensor) -> Tensor:
+        left, right = self.factors
+        others = left @ right if self.kind == "low rank" else left * right
+        return lc.functional.lconv(f, torch.cat([self.weight0[None], others]), self.generators)
+
+
+def composed(kind: str) -> Make:
+    return lambda *arguments: Composed(kind, *arguments)
+
+
+def one_matrix(ndim: int, ins: int, outs: int, padding_mode: str) -> nn.Module:
+    return nets.SeparableLConv(ins, outs, named("unit_laplacian", ndim, padding_mode=padding_mode), bias=False)
+
+
 CONTENDERS: dict[str, Make] = {
     "conv": conv,
     "separable conv": separable,
@@ -99,6 +137,9 @@ CONTENDERS: dict[str, Make] = {
     "laplacian": basis("laplacian"),
     "laplacian, unit": unit("laplacian"),
     "second, unit": unit("second"),
+    "directed": composed("directed"),
+    "separable": one_matrix,
+    "low rank": composed("low rank"),
     "affine": basis("affine"),
     "affine + laplacian, unit": affine_and_laplacian(),
     "affine (from 0) + laplacian, unit": affine_and_laplacian(start=0.0),
@@ -177,9 +218,14 @@ class Store:
         return next((r for r in self.content["runs"] if all(r.get(k) == v for k, v in key.items())), None)
 
     def add(self, run: dict[str, Any]) -> None:
-        self.content["runs"].append(run)
+        """Beside what other processes have added meanwhile."""
         self.path.parent.mkdir(exist_ok=True)
-        self.path.write_text(json.dumps(self.content, indent=1) + "\n")
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.path.exists():
+                self.content["runs"] = json.loads(self.path.read_text())["runs"]
+            self.content["runs"].append(run)
+            self.path.write_text(json.dumps(self.content, indent=1) + "\n")
 
 
 def processor() -> str:

@@ -16,10 +16,10 @@ from common import CONTENDERS, RESULTS, Store, exchange, is_quick
 from lconv_fast import nets
 from lconv_fast.demo.volume import kept_bytes
 
-LAYERS = ("conv", "separable conv", "translation", "laplacian", "second, unit", "affine")
+LAYERS = ("conv", "separable conv", "laplacian, unit", "separable")
 # axes, points a side, widths, images in a batch
 CASES = ((2, 64, (16, 32, 64), 4), (3, 16, (16, 32, 64), 1))
-FULL = ((2, 256, (16, 32, 64), 4), (2, 128, (64, 128, 256), 2), (3, 48, (16, 32, 64), 1))
+FULL = ((3, 24, (8, 16, 32), 2), (2, 256, (16, 32, 64), 4), (2, 128, (64, 128, 256), 2), (3, 48, (16, 32, 64), 1))
 
 
 def step(model: torch.nn.Module, f: torch.Tensor) -> float:

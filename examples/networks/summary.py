@@ -30,10 +30,20 @@ class Measure:
         return f"{100 * value:{sign}.1f}" if self.percent else f"{value:{sign}.3f}"
 
 
+EQUATIONS = (
+    Measure("one_step", "error of one step"),
+    Measure("rollout_20", "of 20 steps"),
+    Measure("growth_200", "size after 200"),
+)
 TASKS = {
+    "mni": (Measure("dice", "Dice, mean"), Measure("grey", "grey matter"), Measure("white", "white matter")),
+    "nuclei": (Measure("dice", "Dice, mean"), Measure("inside", "inside"), Measure("rim", "rim")),
+    "oriented": (Measure("upright", "Dice, upright"), Measure("turned", "Dice, turned")),
     "ellipsoids": (Measure("upright", "Dice, upright"), Measure("turned", "Dice, turned")),
     "digits": (Measure("upright", "upright, %", True), Measure("turned", "turned, %", True)),
-    "pde": (Measure("one_step", "error of one step"), Measure("rollout_20", "of 20 steps")),
+    "pde": EQUATIONS[:2],
+    "wave2d": EQUATIONS,
+    "wave3d": EQUATIONS,
     "mnist1d": (Measure("test", "accuracy, %", True),),
 }
 
@@ -56,7 +66,7 @@ def difference(runs: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]],
 
 def table(name: str, content: dict[str, Any]) -> str:
     measures = TASKS[name]
-    head = ["layers", "parameters", "ms / step", "rate"]
+    head = ["layers", "parameters", "ms / step", "MiB kept", "rate"]
     for measure in measures:
         head += [measure.title, "minus conv"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
@@ -69,6 +79,7 @@ def table(name: str, content: dict[str, Any]) -> str:
             contender,
             f"{one['parameters']:,}",
             f"{min(r['step_ms'] for r in mine.values()):.0f}",
+            f"{one['kept_mib']:.0f}",
             f"{one['rate']:g}",
         ]
         for measure in measures:
@@ -80,16 +91,17 @@ def table(name: str, content: dict[str, Any]) -> str:
 
 
 def plot(contents: dict[str, dict[str, Any]], path: Path) -> None:
-    """For each task, its first measure against the time of a step and against the number of parameters."""
+    """For each task, its first measure against the time of a step, the number of parameters, and memory."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(contents), 7), layout="constrained")
-    axes = figure.subplots(2, len(contents), squeeze=False)
+    figure = Figure(figsize=(4 * len(contents), 10), layout="constrained")
+    axes = figure.subplots(3, len(contents), squeeze=False)
     for column, (name, content) in enumerate(contents.items()):
         measure = TASKS[name][0]
         for contender, mine in final_runs(content, measure).items():
             values = [r[measure.key] for r in mine.values()]
-            costs = min(r["step_ms"] for r in mine.values()), next(iter(mine.values()))["parameters"]
+            one = next(iter(mine.values()))
+            costs = min(r["step_ms"] for r in mine.values()), one["parameters"], one["kept_mib"]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             for row, cost in enumerate(costs):
                 place = axes[row, column]
@@ -97,7 +109,7 @@ def plot(contents: dict[str, dict[str, Any]], path: Path) -> None:
                 place.annotate(
                     contender, (cost, statistics.mean(values)), fontsize=7, xytext=(4, 3), textcoords="offset points"
                 )
-        for row, label in enumerate(("ms of processor time per step", "parameters")):
+        for row, label in enumerate(("ms of processor time per step", "parameters", "MiB kept for backward")):
             axes[row, column].set(xlabel=label, ylabel=measure.title, title=name if row == 0 else "", xscale="log")
             axes[row, column].grid(alpha=0.3)
     figure.savefig(path, dpi=80)

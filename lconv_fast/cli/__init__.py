@@ -15,7 +15,7 @@ try:
     import typer
     from typer.core import TyperGroup
 
-    from lconv_fast.cli import bench, demo, discover, info, shared, tune
+    from lconv_fast.cli import bench, demo, discover, info, shared, stream, tune
     from lconv_fast.cli.info import information
     from lconv_fast.cli.shared import console
 except ModuleNotFoundError as missing:
@@ -76,6 +76,7 @@ app.command("bench", cls=bench.WithCases)(shared.command(bench.bench))
 app.command("discover")(shared.command(discover.discover))
 app.command("discover-demo")(shared.command(discover.digits))
 app.command("discover-paper")(shared.command(discover.paper))
+app.command("stream")(shared.command(stream.stream))
 app.command("tune")(shared.command(tune.tune))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.checks import check_module
 from lconv_fast.convert.memory import peak_memory
 from lconv_fast.convert.swap import original
 
@@ -69,8 +70,10 @@ def check(model: nn.Module, batch: Any, *, repeats: int = 7) -> Comparison:
         repeats: of each timed run.
 
     Raises:
+        TypeError: a model that is no nn.Module.
         ValueError: if no layer of the model was converted.
     """
+    check_module("model", model)
     places = [
         (model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], module, conv)
         for path, module in model.named_modules(remove_duplicate=False)
@@ -121,7 +124,9 @@ def check(model: nn.Module, batch: Any, *, repeats: int = 7) -> Comparison:
         for module, training in modes:
             module.training = training
 
-    def pair(values: dict[tuple[int, int], Any], job: int, reduce: Callable[[Any], Any] = lambda v: v) -> tuple:
+    def pair(
+        values: dict[tuple[int, int], Any], job: int, reduce: Callable[[Any], Any] = lambda v: v
+    ) -> tuple[Any, Any]:
         return reduce(values[job, 0]), reduce(values[job, 1])
 
     comparison = Comparison(

@@ -61,13 +61,16 @@ def to_conv(layer: LConv) -> nn.Module:
 
     Raises:
         TypeError: for what is no LConv1d, LConv2d or LConv3d.
-        ValueError: where the generators depend on x, or no padding of nn.Conv gives the boundary.
+        ValueError: where the generators depend on x, the layer has an activation, or no padding of nn.Conv gives the
+            boundary.
     """
     if not isinstance(layer, LConv):
         raise TypeError(f"layer: expected LConv1d, LConv2d or LConv3d, got {type(layer).__name__}")
     constant = constant_taps(layer.generators)
     if constant is None:
         raise ValueError(f"layer: expected constant generators, got {layer.generators}")
+    if layer.activation is not None:
+        raise ValueError(f"layer: expected no activation, which a convolution has not, got {layer.activation!r}")
     offsets, s = constant
     weight = layer.weight.detach()
     # (1 + K, out, in / groups): W^0 is the tap at 0

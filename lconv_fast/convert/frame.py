@@ -132,7 +132,8 @@ class Frame:
 class _Framed(nn.Module):
     """An L-conv at the output points of a convolution whose padding is not the natural one: see Frame.
 
-    Takes the arguments of LConv, and `frame`. Raises ValueError for inputs that are smaller than the kernel.
+    Takes the arguments of LConv, and `frame`. Raises ValueError for inputs that are smaller than the kernel, and
+    TypeError for a residual.
     """
 
     frame: Frame
@@ -142,8 +143,10 @@ class _Framed(nn.Module):
         super().__init__(*args, **keywords)
         self.frame = frame
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         shape, name = tuple(input.shape), type(self).__name__
+        if residual is not None:
+            raise TypeError(f"{name}: expected no residual beside a convolution's padding; add it to the output")
         if len(shape) not in (self.ndim + 1, self.ndim + 2) or shape[-self.ndim - 1] != self.in_channels:
             raise ValueError(
                 f"{name}: expected input with {self.in_channels} channels and {self.ndim} spatial axes, got {shape}"

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lconv_fast.convert.frame import Frame, LConv
 from lconv_fast.convert.plain import padded, plain_generators, rows_at
 from lconv_fast.convert.taps import Offsets, constant_taps, halo, spread
+from lconv_fast.epilogue import finish
 from lconv_fast.generators import Generators, StencilGenerators
 from lconv_fast.grid import every
 from lconv_fast.modules import LConvGraph
@@ -38,6 +39,7 @@ class LoweredLConv(nn.Module):
             layer.weight if isinstance(layer.weight, nn.Parameter) else nn.Parameter(layer.weight.detach())
         )
         self.bias: Any = layer.bias
+        self.activation: str | None = getattr(layer, "activation", None)
         self.frame: Frame | None = getattr(layer, "frame", None)
         self.generators: Any = plain_generators(layer.generators)
         # Learnable numbers may yet come to depend on x.
@@ -46,8 +48,9 @@ class LoweredLConv(nn.Module):
         self.offsets: Offsets | None = None if constant is None else [(0,) * self.ndim, *constant[0]]
         self.train(layer.training)
 
-    def forward(self, input: Tensor) -> Tensor:
-        f = input.unsqueeze(0) if input.dim() == self.ndim + 1 else input
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        unbatched = input.dim() == self.ndim + 1
+        f = input.unsqueeze(0) if unbatched else input
         spatial = f.shape[2:]
         if self.frame is not None:
             f = self.frame.padded(f)
@@ -57,7 +60,8 @@ class LoweredLConv(nn.Module):
         y = (y if self.bias is None else y + self.bias.reshape(-1, *[1] * self.ndim).to(dtype)).to(input.dtype)
         if self.frame is not None:
             y = self.frame.cropped(y, spatial)
-        return y.squeeze(0) if input.dim() == self.ndim + 1 else y
+        y = finish(y, residual.unsqueeze(0) if residual is not None and unbatched else residual, self.activation)
+        return y.squeeze(0) if unbatched else y
 
     def _matrices(self) -> Tensor:
         """W^0 .. W^nL."""
@@ -99,7 +103,7 @@ class _LoweredDerivative(LoweredLConv):
 
 
 class _LoweredGraph(nn.Module):
-    """LConvGraph in plain PyTorch, as graph generators themselves are."""
+    """LConvGraph in plain PyTorch, as L_i f of graph generators is."""
 
     def __init__(self, layer: LConvGraph) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.checks import check_module, real
 from lconv_fast.convert.conv import to_conv
 from lconv_fast.convert.frame import LConv
 from lconv_fast.convert.swap import Maker, Where, chooser
@@ -68,10 +69,8 @@ def project(
         TypeError, ValueError: before the model is touched: as `swap` does; for a strength out of range; where no layer
             can be moved, or the model itself is the layer.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength: expected a number from 0 to 1, got {strength!r}")
+    check_module("model", model)
+    strength = real("strength", strength, 0, 1)
     if not isinstance(generators, (str, Generators)):
         raise TypeError(f"generators: expected a name or a Generators object, got {type(generators).__name__}")
     chosen, maker = chooser(where), Maker(generators, "fit", generator_keywords)

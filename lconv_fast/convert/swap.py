@@ -234,7 +234,7 @@ def chooser(where: Where) -> Callable[[str, nn.Module], bool]:
         return lambda path, module: True
     if callable(where):
         return lambda path, module: bool(where(path, module))
-    patterns = [where] if isinstance(where, str) else list(where)
+    patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f"where: expected a function of path and module, or patterns of paths, got {where!r}")
     return lambda path, module: any(fnmatchcase(path, pattern) for pattern in patterns)

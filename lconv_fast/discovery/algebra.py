@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from lconv_fast.checks import extents
 from lconv_fast.discovery.fields import Affine, Array, Polynomial, affine_numbers, fields_of, grid_points
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, algebras
 
@@ -65,7 +67,7 @@ def _numbers(generators: AffineGenerators | FieldGenerators, spatial: tuple[int,
     return generators.coefficients().detach().double().cpu().numpy()
 
 
-def _invariants(numbers: Array, constants: Array, tolerance: float = TOLERANCE) -> tuple:
+def _invariants(numbers: Array, constants: Array, tolerance: float = TOLERANCE) -> tuple[Any, ...]:
     """What a Lie algebra of affine fields has in common with its conjugates under affine maps: the key of its name."""
     count, n = len(numbers), numbers.shape[1]
     linear = numbers[:, :, :n].reshape(count, -1)
@@ -167,8 +169,8 @@ def _catalogue() -> dict[str, Callable[[], Array]]:
 
 
 @functools.cache
-def _names() -> dict[tuple, str]:
-    found: dict[tuple, str] = {}
+def _names() -> dict[tuple[Any, ...], str]:
+    found: dict[tuple[Any, ...], str] = {}
     for name, basis in _catalogue().items():
         numbers = basis()
         n = numbers.shape[1]
@@ -234,8 +236,10 @@ def identify(generators: Generators, spatial_shape: tuple[int, ...] | None = Non
     """
     if not isinstance(generators, AffineGenerators | FieldGenerators):
         raise TypeError(f"identify: expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
-    if spatial_shape is not None and len(spatial_shape) != generators.ndim:
-        raise ValueError(f"spatial_shape: expected {generators.ndim} axes as the generators, got {spatial_shape!r}")
+    if spatial_shape is not None:
+        spatial_shape = extents("spatial_shape", spatial_shape)
+        if len(spatial_shape) != generators.ndim:
+            raise ValueError(f"spatial_shape: expected {generators.ndim} axes as the generators, got {spatial_shape!r}")
     numbers = _numbers(generators, spatial_shape)
     if numbers is not None:
         constants, closure = _structure(numbers, numbers.shape[1])

@@ -25,6 +25,7 @@ from lconv_fast.discovery.fields import Array, fields_of
 from lconv_fast.discovery.result import Result
 from lconv_fast.outputs import filled
 
+Report = Callable[[str, float], None]  # what is done, and which fraction of it
 EXPERIMENTS = ("shift", "fixed", "recursive", "regression")
 ANGLE = math.pi / 10
 SHIFT = 40, 2  # points, and by how many of them
@@ -106,7 +107,7 @@ def run(
     pairs: int = 50_000,
     epochs: int | None = None,
     seed: int = 0,
-    report: Callable[[str, float], None] = lambda what, fraction: None,
+    report: Report = lambda what, fraction: None,
 ) -> list[Row]:
     """The rows of one experiment: the paper's method, then a structured generator from 10 of the same pairs."""
     if experiment not in EXPERIMENTS:
@@ -170,7 +171,7 @@ def _shift() -> list[Row]:
     return rows
 
 
-def _fixed(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None, report: Callable) -> Row:
+def _fixed(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None, report: Report) -> Row:
     """f + L f w by Adam at 1e-2, batches of 32, the rate times 0.7 after each epoch."""
     started, points, rounds = time.perf_counter(), x[0].numel(), epochs or 20
     inputs, outputs = x.flatten(1), y.flatten(1)
@@ -199,7 +200,7 @@ def _fixed(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None
     )
 
 
-def _epochs(what: str, epoch: Callable[[], None], rounds: int, report: Callable) -> bool:
+def _epochs(what: str, epoch: Callable[[], None], rounds: int, report: Report) -> bool:
     """Whether Ctrl-C ended them; what was learned until then is kept."""
     try:
         for k in range(rounds):
@@ -210,7 +211,7 @@ def _epochs(what: str, epoch: Callable[[], None], rounds: int, report: Callable)
     return False
 
 
-def _regression(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None, report: Callable) -> Row:
+def _regression(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None, report: Report) -> Row:
     """R = (Y X^T)(X X^T)^-1 and L = R - I."""
     started, points = time.perf_counter(), x[0].numel()
     inputs, outputs = x.flatten(1).double(), y.flatten(1).double()
@@ -221,7 +222,7 @@ def _regression(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int |
     return Row("dense L, linear regression", found, len(x), points**2, seconds, matrix=matrix)
 
 
-def _recursive(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None, report: Callable) -> Row:
+def _recursive(x: Tensor, y: Tensor, angles: Tensor, true: Array, epochs: int | None, report: Report) -> Row:
     """The angle from pairs, by Adam at 1e-3, batches of 16."""
     size = x.shape[-1]
     depth, largest, usual = RECURSIVE[size]

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import shortest_path
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from lconv_fast.checks import check_float
+from lconv_fast.checks import check_float, extents
 from lconv_fast.discovery.fields import Array, Polynomial
 from lconv_fast.generators import FieldGenerators, GraphGenerators
 
@@ -100,7 +100,8 @@ def unscramble(images: Tensor, shape: tuple[int, int]) -> Unscrambled:
 
     Raises ValueError for too few images, constant pixels, and images whose pixels do not fit such a grid.
     """
-    height, width = shape
+    check_float("images", images, (2, 3), "(P, d) or (P, C, d)")
+    height, width = extents("shape", shape, 2)
     pixels = images.shape[-1]
     if pixels != height * width:
         raise ValueError(f"shape: expected {pixels} pixels, got {height} x {width}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
+from lconv_fast.checks import extents
 from lconv_fast.discovery.algebra import bracket, null_space, orthonormal
 from lconv_fast.discovery.fields import Affine, Array, affine_numbers, fields_of, generators_of
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators
@@ -81,6 +82,7 @@ def centralizer(generators: Generators, spatial_shape: tuple[int, ...], toleranc
     Raises:
         ValueError: fields that are not affine, and generators that no affine field commutes with.
     """
+    spatial_shape = extents("spatial_shape", spatial_shape, getattr(generators, "ndim", None))
     family, numbers = _affine_on(generators, spatial_shape)
     units = family.homogeneous(np.eye(family.size))
     rows = [np.stack([bracket(v, w).ravel() for w in units], 1) for v in family.homogeneous(numbers)]
@@ -105,6 +107,7 @@ def closed(generators: Generators, spatial_shape: tuple[int, ...], dimension: in
     Raises:
         ValueError: fields that are not affine, a dimension that is too large, and spans near which no algebra is found.
     """
+    spatial_shape = extents("spatial_shape", spatial_shape, getattr(generators, "ndim", None))
     family, numbers = _affine_on(generators, spatial_shape)
     span = np.linalg.svd(numbers, full_matrices=False)[2]
     if dimension is None:

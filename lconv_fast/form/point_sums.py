@@ -5,6 +5,9 @@ torch.sum would do, but for one thing: its order, and so its last bit, follows t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,28 +23,28 @@ class _SumPoints(torch.autograd.Function):
     """The operator in eager mode, where operators have no forward-mode derivative of their own."""
 
     @staticmethod
-    def forward(values):
+    def forward(values: Tensor) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.lconv_fast.sum_points(values)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.shape = inputs[0].shape
 
     @staticmethod
-    def backward(ctx, u):
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         return _spread(u, ctx.shape)
 
     @staticmethod
-    def jvp(ctx, tangent):
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
         return sum_points(tangent)
 
     @staticmethod
-    def vmap(info, in_dims, values):
+    def vmap(info: Any, in_dims: tuple[int], values: Tensor) -> tuple[Tensor, int]:
         return _map(info, in_dims, values, sum_points)
 
 
-def _map(info, in_dims, values, call):
+def _map(info: Any, in_dims: tuple[int], values: Tensor, call: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
     """Examples are more channels."""
     merged = values.movedim(in_dims[0], 1).flatten(1, 2)
     return call(merged).unflatten(0, (info.batch_size, -1)), 0
@@ -51,10 +54,10 @@ def sum_points(values: Tensor) -> Tensor:
     """(N, C, *spatial), up to three spatial axes, to (C,), differentiable to every order."""
     if torch.compiler.is_compiling():
         return torch.ops.lconv_fast.sum_points(values)
-    return _SumPoints.apply(values)
+    return _SumPoints.apply(values)  # type: ignore[no-untyped-call]
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.shape = inputs[0].shape
 
 

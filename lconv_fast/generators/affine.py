@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from numbers import Real
@@ -16,9 +15,15 @@ from lconv_fast.generators import algebras
 from lconv_fast.generators.on_grid import DerivativeGenerators, spread, unit_orders
 from lconv_fast.ops.geometry import CoefficientKind, Stencil
 
+# Pixels per unit of x: within, the coordinates of every grid are finite in float32.
+SCALES = 1e-20, 1e20
 
-def _is_scale(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= sys.float_info.max  # type: ignore[operator]
+
+def _scale(value: object) -> float:
+    low, high = SCALES
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(f"coordinate_scale: expected a positive number or None, got {value!r} ({low:g} to {high:g})")
+    return float(value)
 
 
 class AffineGenerators(DerivativeGenerators):
@@ -66,11 +71,9 @@ class AffineGenerators(DerivativeGenerators):
             raise TypeError(
                 f"shift: expected {matrix.dtype} on {matrix.device} as matrix, got {shift.dtype} on {shift.device}"
             )
-        if coordinate_scale is not None and not _is_scale(coordinate_scale):
-            raise ValueError(f"coordinate_scale: expected a positive number or None, got {coordinate_scale!r}")
         self.num_generators, self.ndim = count, ndim
         self._set_derivatives(unit_orders(ndim), accuracy, padding_mode)
-        self.coordinate_scale = None if coordinate_scale is None else float(coordinate_scale)
+        self.coordinate_scale = None if coordinate_scale is None else _scale(coordinate_scale)
         self._keep("matrix", matrix, learnable)
         self._keep("shift", shift, learnable)
 

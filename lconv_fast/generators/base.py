@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lconv_fast import form, grid
-from lconv_fast.checks import check_float, check_points, check_types, extents
+from lconv_fast.checks import boolean, check_float, check_points, check_types, extents
 from lconv_fast.ops.geometry import CoefficientKind, PaddingMode, Stencil, accumulate_type
 
 Self = TypeVar("Self", bound="Generators")
@@ -155,7 +155,7 @@ class Generators(nn.Module, ABC):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         lost = [name for name, t in self._named_tensors().items() if t.is_meta or self._is_raw(name)]
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         now = self._named_tensors()
         # Inference tensors have no count of writes.
         self._raw = {n: (now[n], now[n]._version) for n in lost if not (now[n].is_meta or now[n].is_inference())}
@@ -167,7 +167,7 @@ class Generators(nn.Module, ABC):
         return {**self.__dict__, "_raw": [name for name in self._raw if self._is_raw(name)]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         now = self._named_tensors()
         self._raw = {name: (now[name], now[name]._version) for name in state.get("_raw", ())}
 
@@ -176,7 +176,7 @@ class Generators(nn.Module, ABC):
 
     def _keep(self, name: str, value: Tensor, learnable: bool) -> None:
         value = value.detach().clone()
-        if learnable:
+        if boolean("learnable", learnable):
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)

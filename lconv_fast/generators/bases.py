@@ -18,6 +18,8 @@ BASES: dict[str, Callable[..., Generators]] = {
     "unit_laplacian": lambda ndim, **keywords: normalise(translation_and_laplacian(ndim, **keywords)),
     "second": second_order,
 }
+# Of affine fields; those of second order take no coordinates.
+KEYWORDS = "accuracy", "padding_mode", "learnable", "coordinate_scale"
 
 
 def named(name: str, ndim: int = 2, **keywords: Any) -> Generators:
@@ -31,4 +33,8 @@ def named(name: str, ndim: int = 2, **keywords: Any) -> Generators:
     if not isinstance(name, str) or name not in BASES:
         raise ValueError(f"generators: expected one of {', '.join(BASES)}, got {name!r}")
     algebras.check_ndim(ndim)
+    taken = KEYWORDS if name in algebras.ALGEBRAS else KEYWORDS[:3]
+    for keyword in keywords:
+        if keyword not in taken:
+            raise TypeError(f"{keyword}: no such keyword; the generators {name!r} take {', '.join(taken)}")
     return BASES[name](ndim, **keywords)

@@ -1,20 +1,22 @@
-"""Generators on the edges of a graph or mesh. In plain PyTorch: gathers, and sums in the order of the edges."""
+"""Generators on the edges of a graph or mesh. Layers run in one kernel; L_i f alone in PyTorch, by gathers and sums."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from lconv_fast import form
 from lconv_fast.checks import check_float, check_generators, check_types, extents, positive_int
-from lconv_fast.generators.base import Generators, full_precision, mix_channels
+from lconv_fast.generators.base import Generators, full_precision
 from lconv_fast.generators.mesh import gradient_edges
 from lconv_fast.generators.on_grid import GridGenerators
 from lconv_fast.generators.stencil import StencilGenerators
 from lconv_fast.ops.geometry import accumulate_type
+from lconv_fast.ops.graph import Graph
 
 NORMALIZATIONS = ("gcn", "rw", None)
 
@@ -26,8 +28,9 @@ class GraphGenerators(Generators):
     place of partial derivatives: section 2.1 and 4 of Dehmamy et al. 2021), which is exactly 0 for constant f.
     Edges that occur twice add up, as the entries of a matrix would; nodes without edges get 0.
 
-    Called with f (N, nodes, C), it gives L_i f as (N, n_L, nodes, C). On the CPU, results and gradients have the same
-    bits for any number of threads; on a GPU that takes torch.use_deterministic_algorithms(True).
+    Called with f (N, nodes, C), it gives L_i f as (N, n_L, nodes, C); LConvGraph, whose kernel reads the edges sorted
+    by target and by source (made once), never writes them. Results and gradients have the same bits for any number of
+    threads; L_i f alone, on a GPU, with torch.use_deterministic_algorithms(True).
 
     Args:
         edge_index: (2, E) integers, row 0 the source nu and row 1 the target mu, as in PyTorch Geometric.
@@ -43,6 +46,7 @@ class GraphGenerators(Generators):
     channel_dim = -1
     edge_index: Tensor
     edge_weight: Tensor
+    _rows: tuple[int | None, Graph, Tensor] | None = None
 
     def __init__(
         self,
@@ -65,6 +69,10 @@ class GraphGenerators(Generators):
         self.num_generators, self.incidence = edge_weight.shape[0], incidence
         self.register_buffer("edge_index", edge_index.detach().long().clone())
         self._keep("edge_weight", edge_weight, learnable)
+        self.rows()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_rows": None}
 
     @classmethod
     def from_adjacency(
@@ -178,8 +186,8 @@ class GraphGenerators(Generators):
             learnable: makes the weights a parameter.
 
         Raises:
-            TypeError, ValueError: also for faces that are no triangles (a corner twice, no area) and edges of more than
-                two faces, where there is no surface.
+            TypeError, ValueError: also for faces that are no triangles (a corner twice, no area) or occur twice, edges
+                of more than two faces, and vertices at which faces meet only there: no surface.
         """
         index, weight = gradient_edges(vertices, faces)
         count, dim = vertices.shape
@@ -236,25 +244,20 @@ class GraphGenerators(Generators):
         stride: Sequence[int] = (),
         groups: int = 1,
     ) -> Tensor:
-        """The layer on (N, nodes, C_in), without strides. Each L_i runs on the fewer channels, before or after the
-        mixing."""
-        rows, outs, ins = weight.shape
-        dtype = accumulate_type(input.dtype)
-        with full_precision(input):
-            f, w, v = input.to(dtype), weight.to(dtype), coefficients.to(dtype)
-            b = None if bias is None else bias.to(dtype)
-            if outs < ins * groups:
-                stacked = w.reshape(rows, groups, outs // groups, ins).transpose(0, 1).reshape(1, rows * outs, ins)
-                mixed = mix_channels(f.transpose(1, 2).unsqueeze(1), stacked, None, groups)
-                mixed = mixed.reshape(f.shape[0], groups, rows, outs // groups, f.shape[1])
-                h = mixed.permute(2, 0, 4, 1, 3).flatten(3)  # (rows, N, nodes, C_out)
-                y = h[0] if b is None else h[0] + b
-                for one, term in zip(v, h[1:], strict=True):
-                    y = y + self._act_one(one, term)
-            else:
-                terms = torch.cat([f.unsqueeze(1), self.act(v, f)], 1)  # (N, rows, nodes, C_in)
-                y = mix_channels(terms.transpose(2, 3), w, b, groups).transpose(1, 2)
-            return y.to(input.dtype)
+        """The layer on (N, nodes, C_in), without strides, in one kernel that never writes L_i f to memory."""
+        graph = self.rows()._replace(groups=groups)
+        return form.graph_lconv(coefficients, input, weight, bias, graph, self.transposed)
+
+    def rows(self) -> Graph:
+        """The edges as rows of L and of its transpose, made at the first call and again where edge_index changed."""
+        index = self.edge_index
+        if torch.compiler.is_compiling():  # a trace holds no counts of writes
+            return self._rows[1] if self._rows else Graph.of(index, self.num_nodes, self.incidence)
+        version = None if index.is_inference() else index._version
+        if self._rows is None or self._rows[0] != version or self._rows[2] is not index:
+            check_edges(index, self.num_nodes)
+            self._rows = (version, Graph.of(index, self.num_nodes, self.incidence), index)
+        return self._rows[1]
 
     def to_dense(self, spatial_shape: Sequence[int]) -> Tensor:
         if math.prod(extents("spatial_shape", spatial_shape)) != self.num_nodes:

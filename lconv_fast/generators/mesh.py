@@ -42,11 +42,13 @@ def gradient_edges(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_mesh(vertices: object, faces: object) -> None:
-    """A surface: triangles of three corners that exist, at most two at each edge."""
+    """A surface: triangles of three corners that exist, two at an edge at most, those at a vertex side by side."""
     check_float("vertices", vertices, (2,), "(V, k)")
     assert isinstance(vertices, Tensor)
     if vertices.shape[0] == 0 or vertices.shape[1] < 2:
         raise ValueError(f"vertices: expected shape (V, k) with k of 2 or more, got {tuple(vertices.shape)}")
+    if vertices.is_meta:
+        raise TypeError("vertices: expected positions, got a tensor on the meta device, which has none")
     if not bool(vertices.isfinite().all()):
         raise ValueError("vertices: expected finite positions")
     if not isinstance(faces, Tensor) or faces.dtype not in (torch.int32, torch.int64):
@@ -65,13 +67,55 @@ def check_mesh(vertices: object, faces: object) -> None:
     if bool(twice.any()):
         worst = int(twice.nonzero()[0])
         raise ValueError(f"faces: expected three corners that differ, got {faces[worst].tolist()} as face {worst}")
-    edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(1).values
-    unique, counts = edges.unique(dim=0, return_counts=True)
+    triangles, counts = faces.sort(1).values.unique(dim=0, return_counts=True)
+    if int(counts.max()) > 1:
+        worst = int(counts.argmax())
+        raise ValueError(f"faces: expected each face once, got {triangles[worst].tolist()} {int(counts[worst])} times")
+    edges = torch.stack([faces, faces.roll(-1, 1)], 2).flatten(0, 1).sort(1).values  # 3 face + side
+    unique, places, counts = edges.unique(dim=0, return_inverse=True, return_counts=True)
     if int(counts.max()) > 2:
         worst = int(counts.argmax())
         raise ValueError(
             f"faces: expected a surface, with at most two faces at an edge, got {int(counts[worst])} at the edge "
             f"{unique[worst].tolist()}"
+        )
+    check_fans(faces, places, counts)
+
+
+def check_fans(faces: Tensor, places: Tensor, counts: Tensor) -> None:
+    """The faces at each vertex are one fan: each can be reached from any other through edges at the vertex.
+
+    places: the edge of each side (3 face + side); counts: faces of each edge, at most 2.
+    """
+    order = places.argsort(stable=True)
+    first = order[counts.cumsum(0) - counts][counts == 2]
+    second = order[counts.cumsum(0) - 1][counts == 2]  # the two sides that are one edge
+    corners = faces.flatten()
+
+    def end(side: Tensor) -> Tensor:
+        return side // 3 * 3 + (side + 1) % 3
+
+    same_way = corners[first] == corners[second]
+    links = torch.cat(
+        [
+            torch.stack([first, torch.where(same_way, second, end(second))]),
+            torch.stack([end(first), torch.where(same_way, end(second), second)]),
+        ],
+        1,
+    )
+    # The least corner of each fan, by the links and then by what it stands for itself.
+    label, before = torch.arange(corners.shape[0], device=faces.device), None
+    while before is None or not torch.equal(label, before):
+        before = label
+        least = torch.minimum(label[links[0]], label[links[1]])
+        label = label.scatter_reduce(0, links[0], least, "amin").scatter_reduce(0, links[1], least, "amin")
+        label = label[label]
+    fans = torch.bincount(corners[label.unique()])
+    if int(fans.max()) > 1:
+        worst = int(fans.argmax())
+        raise ValueError(
+            f"faces: expected a surface, with the faces at a vertex next to each other, got {int(fans[worst])} "
+            f"separate fans of them at vertex {worst}"
         )
 
 

@@ -13,6 +13,7 @@ from lconv_fast.checks import positive_int
 from lconv_fast.generators import Generators, named, normalise
 from lconv_fast.nets.bases import check_ndim
 from lconv_fast.nets.blocks import ACTIVATIONS, NORMS, Factory
+from lconv_fast.windows.window import window
 
 Bases = str | Generators | Callable[[int], str | Generators]
 MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -42,6 +43,11 @@ def check_choice(name: str, value: str | Factory, table: dict[str, Any]) -> None
         raise TypeError(f"{name}: expected a name or a function of the number of channels, got {value!r}")
 
 
+def check_bool(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
 def check_options(
     in_channels: int, out_channels: int, ndim: int, norm: str | Factory, activation: str | Factory, checkpoint: bool
 ) -> None:
@@ -50,8 +56,7 @@ def check_options(
     check_ndim(ndim)
     check_choice("norm", norm, NORMS)
     check_choice("activation", activation, ACTIVATIONS)
-    if not isinstance(checkpoint, bool):
-        raise TypeError(f"checkpoint: expected True or False, got {checkpoint!r}")
+    check_bool("checkpoint", checkpoint)
 
 
 def check_input(caller: str, f: Tensor, channels: int, ndim: int) -> None:
@@ -87,5 +92,7 @@ def channels_last(f: Tensor) -> Tensor:
 def run(block: nn.Module, f: Tensor, recompute: bool) -> Tensor:
     """block(f); with `recompute`, its inner activations are made again in the backward pass instead of being kept."""
     if recompute and torch.is_grad_enabled():
-        return checkpoint(block, f, use_reentrant=False)
+        if torch.compiler.is_compiling():
+            return checkpoint(block, f, use_reentrant=False)
+        return checkpoint(block, f, use_reentrant=False, context_fn=window.contexts)
     return block(f)

@@ -12,4 +12,5 @@ except ImportError as error:
 
 from lconv_fast.ops import flops as flops
 from lconv_fast.ops import gpu as gpu
+from lconv_fast.ops import graph as graph
 from lconv_fast.ops import schema as schema

@@ -89,7 +89,7 @@ def _accumulate(*tensors: Tensor) -> list[Tensor]:
     return [t.to(accumulate_type(tensors[0].dtype)) for t in tensors]
 
 
-def apply(input, weight, coefficients, bias, *arguments) -> Tensor:
+def apply(input: Tensor, weight: Tensor, coefficients: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
     """y[b,o,x] = sum s[r,j](x) f[b,c,x + tap_j] W[r,o,c] + bias[o]; transposed, the gradient of f from g = input."""
     *geometry, identity, transposed = arguments
     g = Geometry(*geometry)
@@ -111,7 +111,7 @@ def apply(input, weight, coefficients, bias, *arguments) -> Tensor:
     return result.to(input.dtype)
 
 
-def gram(input, cotangent, coefficients, *arguments) -> Tensor:
+def gram(input: Tensor, cotangent: Tensor, coefficients: Tensor, *arguments: Any) -> Tensor:
     """dQ/dW[r,o,c] = sum over b, x of (L_r f)[b,c,x] g[b,o,x]."""
     *geometry, identity = arguments
     g = Geometry(*geometry)
@@ -122,7 +122,7 @@ def gram(input, cotangent, coefficients, *arguments) -> Tensor:
     return result.reshape(result.shape[0], -1, result.shape[3]).to(input.dtype)
 
 
-def correlate(input, weight, cotangent, *geometry) -> Tensor:
+def correlate(input: Tensor, weight: Tensor, cotangent: Tensor, *geometry: Any) -> Tensor:
     """dQ/dv: h[i,a](x) = sum (D_a f)[b,c,x] W[i,o,c] g[b,o,x], summed against what v[i,a](x) is made of."""
     g = Geometry(*geometry)
     data, w, u = _accumulate(input, weight, cotangent)
@@ -137,12 +137,14 @@ def correlate(input, weight, cotangent, *geometry) -> Tensor:
     return result
 
 
-def backward(cotangent, input, weight, coefficients, *arguments) -> tuple[Tensor, Tensor]:
+def backward(
+    cotangent: Tensor, input: Tensor, weight: Tensor, coefficients: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
     *geometry, identity = arguments
     features = apply(cotangent, weight, coefficients, None, *geometry, identity, True)
     return features, gram(input, cotangent, coefficients, *geometry, identity)
 
 
-def sum_points(cotangent) -> Tensor:
+def sum_points(cotangent: Tensor) -> Tensor:
     """sum over b, x of g[b,c,x]: (C,)."""
     return cotangent.sum([0, *range(2, cotangent.dim())], dtype=torch.float64).to(cotangent.dtype)

@@ -5,6 +5,8 @@ The schemas stand in ``csrc/operators.cpp``: a few tensors, then the fields of `
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from lconv_fast.ops.geometry import Geometry, accumulate_type, empty_like_format
 
 
 @torch.library.register_fake("lconv_fast::apply")
-def _(input: Tensor, weight: Tensor, coefficients: Tensor, bias: Tensor | None, *arguments) -> Tensor:
+def _(input: Tensor, weight: Tensor, coefficients: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
     *geometry, _identity, transposed = arguments
     g = Geometry(*geometry)
     if transposed:
@@ -21,20 +23,20 @@ def _(input: Tensor, weight: Tensor, coefficients: Tensor, bias: Tensor | None, 
 
 
 @torch.library.register_fake("lconv_fast::gram")
-def _(input: Tensor, cotangent: Tensor, coefficients: Tensor, *arguments) -> Tensor:
+def _(input: Tensor, cotangent: Tensor, coefficients: Tensor, *arguments: Any) -> Tensor:
     *geometry, _identity = arguments
     groups = Geometry(*geometry).groups
     return input.new_empty((coefficients.size(0) + 1, cotangent.size(1), input.size(1) // groups))
 
 
 @torch.library.register_fake("lconv_fast::correlate")
-def _(input: Tensor, weight: Tensor, cotangent: Tensor, *geometry) -> Tensor:
+def _(input: Tensor, weight: Tensor, cotangent: Tensor, *geometry: Any) -> Tensor:
     shape = Geometry(*geometry).coefficient_shape(weight.size(0) - 1)
     return input.new_empty(shape, dtype=accumulate_type(input.dtype))
 
 
 @torch.library.register_fake("lconv_fast::backward")
-def _(cotangent: Tensor, input: Tensor, weight: Tensor, coefficients: Tensor, *arguments) -> tuple[Tensor, Tensor]:
+def _(cotangent: Tensor, input: Tensor, weight: Tensor, coefficients: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *geometry, identity = arguments
     ops = torch.ops.lconv_fast
     features = ops.apply(cotangent, weight, coefficients, None, *geometry, identity, True)

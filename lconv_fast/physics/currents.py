@@ -153,8 +153,10 @@ def stress_energy(
     """
     check_field("phi", phi)
     ndim = phi.dim() - 2
-    if signature is not None and (len(signature) != ndim or any(s not in (1, -1) for s in signature)):
-        raise ValueError(f"signature: expected {ndim} numbers 1 or -1, got {tuple(signature)}")
+    if signature is not None and (
+        not isinstance(signature, (tuple, list)) or len(signature) != ndim or any(s not in (1, -1) for s in signature)
+    ):
+        raise ValueError(f"signature: expected {ndim} numbers 1 or -1, got {signature!r}")
     if spin is not None and not symmetric:
         raise ValueError("spin: it takes part with symmetric=True alone")
     pairs = list(combinations(range(ndim), 2))

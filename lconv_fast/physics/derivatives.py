@@ -6,6 +6,7 @@ factor. Coordinates are centred, x_a = index_a - (size_a - 1) / 2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -22,7 +23,7 @@ Accuracy = int | str
 def check_scheme(accuracy: Accuracy, padding_mode: str, ndim: int) -> None:
     """Raises ValueError for what `gradient` cannot take."""
     grid.padding_mode(padding_mode)
-    if isinstance(accuracy, bool) or (accuracy != "spectral" and accuracy not in CENTRAL):
+    if isinstance(accuracy, bool) or (accuracy != "spectral" and accuracy not in list(CENTRAL)):
         raise ValueError(f"accuracy: expected one of {', '.join(map(str, CENTRAL))} or 'spectral', got {accuracy!r}")
     if accuracy == "spectral" and padding_mode != "circular":
         raise ValueError(f"padding_mode: spectral derivatives need 'circular' (periodic axes), got {padding_mode!r}")
@@ -40,7 +41,7 @@ def check_field(name: str, phi: object, least: int = 3) -> None:
         raise ValueError(f"{name}: expected shape (N, m, *spatial) with a point or more, got {tuple(phi.shape)}")
 
 
-def by_parts(operator, phi: Tensor) -> Tensor:
+def by_parts(operator: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
     """A real linear operator applied to the real and the imaginary part."""
     return torch.complex(operator(phi.real), operator(phi.imag)) if phi.is_complex() else operator(phi)
 
@@ -51,11 +52,12 @@ def gradient(phi: Tensor, accuracy: Accuracy = 2, padding_mode: str = "zeros") -
     accuracy 2, 4, 6 or 8: the translations of `AffineGenerators`. 'spectral': the band-limited (Shannon-Whittaker)
     derivative on periodic axes, i k in Fourier space, with derivative 0 for the Nyquist mode of an even size.
     """
+    check_field("phi", phi)
     ndim = phi.dim() - 2
     check_scheme(accuracy, padding_mode, ndim)
     if accuracy == "spectral":
         return torch.stack([_spectral(phi, axis + 2) for axis in range(ndim)], dim=2)
-    translations = _translations(ndim, accuracy, padding_mode, phi.real.dtype, phi.device)  # type: ignore[arg-type]
+    translations = _translations(ndim, accuracy, padding_mode, phi.real.dtype, phi.device)
     return by_parts(translations, phi).transpose(1, 2)
 
 
@@ -118,7 +120,7 @@ def _along(f: Tensor, axis: int, accuracy: Accuracy, padding_mode: str) -> Tenso
     """d_axis f alone."""
     if accuracy == "spectral":
         return _spectral(f, axis + 2)
-    one = _translations(f.dim() - 2, accuracy, padding_mode, f.real.dtype, f.device, axis)  # type: ignore[arg-type]
+    one = _translations(f.dim() - 2, accuracy, padding_mode, f.real.dtype, f.device, axis)
     return by_parts(one, f)[:, 0]
 
 

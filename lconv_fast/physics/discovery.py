@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lconv_fast.checks import unsigned_int
 from lconv_fast.generators import AffineGenerators
 from lconv_fast.physics.currents import canonical, momenta
 from lconv_fast.physics.density import Density, Scheme, scheme_of
 from lconv_fast.physics.derivatives import (
     Accuracy,
     check_field,
+    check_scheme,
     coordinate_scale,
     divergence,
     gradient,
@@ -86,8 +88,10 @@ def discover_by_noether(
     except ValueError as error:
         raise ValueError(f"kind: {error}") from None
     scheme = scheme_of(accuracy, padding_mode, lagrangian)
+    check_scheme(*scheme, ndim)
     if margin is None:
         margin = 0 if scheme.padding_mode == "circular" else int(scheme.accuracy)
+    margin = unsigned_int("margin", margin)
     if any(size <= 2 * margin for size in spatial):
         raise ValueError(f"margin: expected points inside a margin of {margin}, got a grid of {spatial}")
     inside: Any = (..., *(slice(margin, size - margin) for size in spatial))

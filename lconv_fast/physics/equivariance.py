@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from lconv_fast.checks import boolean, check_module, real, unsigned_int
 from lconv_fast.generators import AffineGenerators, Generators
 from lconv_fast.physics.audit_report import Audit, Layer
 from lconv_fast.physics.grids import Follower, Shape
@@ -43,7 +45,8 @@ def equivariance_error(
             raise ValueError(f"t: expected a number or shape ({count},), got {tuple(t.shape)}")
         elements = t.detach()[None]
     else:
-        elements = float(t) * torch.eye(count, dtype=torch.float64)
+        number = t.item() if isinstance(t, Tensor) and not t.is_complex() else t
+        elements = real("t", number, -MOST_TIME, MOST_TIME) * torch.eye(count, dtype=torch.float64)
     root = tuple(x.shape[2:])
     follower = Follower(root)
     with torch.no_grad(), _evaluating(module):
@@ -88,11 +91,11 @@ def audit(
     Raises:
         TypeError, ValueError: generators of another dimension; a layer that cannot be followed, by its path.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    check_module("model", model)
     group = _group(generators, x)
+    margin, maps, grids = unsigned_int("margin", margin), boolean("maps", maps), _grids(grids, x)
     names = [f"{generators}[{i}]" if isinstance(generators, str) else f"L{i}" for i in range(group.num_generators)]
-    run = _Run(group, Follower(tuple(x.shape[2:])), margin, maps, grids or {})
+    run = _Run(group, Follower(tuple(x.shape[2:])), margin, maps, grids)
     with torch.no_grad(), _evaluating(model):
         # Once through the model to see every grid, and what cannot be followed in the innermost module.
         _followed(model, x.detach(), run.follower, run.grids, run.check)
@@ -101,6 +104,7 @@ def audit(
     return Audit(run.layers, names)
 
 
+MOST_TIME = 1e6  # of t
 Hook = Callable[..., None]
 
 
@@ -234,6 +238,21 @@ class _Run:
                 mask.narrow(axis, 0, width).fill_(False)
                 mask.narrow(axis, size - width, width).fill_(False)
         return mask
+
+
+def _grids(grids: object, x: Tensor) -> Where:
+    """{path: (scale, offset)}, each a number or one for each axis of x."""
+    expected = f"grids: expected {{path: (scale, offset)}} with numbers, or one for each of {x.dim() - 2} axes"
+    if not isinstance(grids, Mapping | None):
+        raise TypeError(f"{expected}, got {grids!r}")
+    for path, place in (grids or {}).items():
+        if not isinstance(path, str) or not isinstance(place, (tuple, list)) or len(place) != 2:
+            raise TypeError(f"{expected}, got {path!r}: {place!r}")
+        for value in place:
+            numbers = value if isinstance(value, (tuple, list)) else [value] * (x.dim() - 2)
+            if len(numbers) != x.dim() - 2 or not all(isinstance(number, Real) for number in numbers):
+                raise TypeError(f"{expected}, got {path!r}: {place!r}")
+    return dict(grids or {})
 
 
 def _group(generators: Generators | str, x: Tensor) -> Generators:

@@ -125,7 +125,9 @@ class Follower(TorchFunctionMode):
         self.lost: dict[Shape, str] = {}  # grids that cannot be followed, and the function that made them
         self.flattened: dict[int, tuple[Shape, str]] = {}  # lengths of vectors that are grids in disguise
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         data = args[0] if args else (kwargs or {}).get("input")
         out = result[0] if isinstance(result, tuple) and result else result

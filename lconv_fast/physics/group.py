@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lconv_fast.checks import check_tensor
 from lconv_fast.generators import AffineGenerators, Generators
 from lconv_fast.ops.geometry import center_of
 from lconv_fast.physics.derivatives import coordinate_scale
@@ -100,6 +101,10 @@ def check_group(generators: object, x: object) -> None:
 
 def exponential(generators: Generators, f: Tensor, t: Tensor) -> Tensor:
     """exp(sum_i t_i L_i) f by Taylor series of substeps in which |t L| is about 1; f (N, C, *spatial), t (n_L,)."""
+    check_group(generators, f)
+    check_tensor("t", t)
+    if tuple(t.shape) != (generators.num_generators,) or t.is_complex():
+        raise ValueError(f"t: expected real numbers ({generators.num_generators},), got {tuple(t.shape)} of {t.dtype}")
     generators = matched(generators, f)
     t = t.to(f)
 

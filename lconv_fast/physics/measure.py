@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.checks import extents
 from lconv_fast.generators import AffineGenerators
 from lconv_fast.physics.derivatives import check_derivations, check_field, coordinate_scale, coordinates
 
@@ -65,7 +66,7 @@ def haar_measure(generators: AffineGenerators, spatial: Sequence[int]) -> Tensor
         TypeError: generators that are not affine.
         ValueError: a group that keeps no measure (similitude, gl, affine), and a grid with a point where mu diverges.
     """
-    spatial = tuple(spatial)
+    spatial = extents("spatial", spatial)
     check_derivations(generators, len(spatial))
     if not isinstance(generators, AffineGenerators):
         raise TypeError(f"generators: expected AffineGenerators, got {type(generators).__name__}")

@@ -25,6 +25,31 @@ ON_GRIDS = {
 ANY_SHAPE = {**ON_GRIDS, "dense": DENSE, "low rank": LOW_RANK, "graph": GRAPH}
 
 CASES = {
+    **{f"bias {value!r}": (lambda v=value: lc.LConv2d(2, 2, bias=v), "bias: expected True or False, got")
+       for value in ("no", None, 2.5, torch.ones(2))},
+    "bias of a graph's layer": (lambda: lc.LConvGraph(2, 2, GRAPH, bias="no"), "bias: expected True or False"),
+    "factorized": (lambda: lc.LConv2d(2, 2, factorized="no"), "factorized: expected True or False, got 'no'"),
+    **{f"learnable of {name}": (lambda n=name: lc.LConv2d(2, 2, n, learnable="no"), "learnable: expected True or False")
+       for name in ("se", "laplacian", "unit_laplacian")},
+    "a keyword of no generators": (lambda: lc.LConv2d(2, 2, "se", acuracy=4), "acuracy: no such keyword; .* accuracy,"),
+    "a keyword of affine fields": (lambda: lc.LConv2d(2, 2, coordinate_scale=1.0), "coordinate_scale: no such keyword"),
+    **{f"scale {value!r}": (lambda v=value: named("se", coordinate_scale=v), "coordinate_scale: expected a positive")
+       for value in (1e-320, 1e200, "1", float("nan"))},
+    "model of check": (lambda: lc.convert.check("model", None), "model: expected an nn.Module, got str"),
+    "strength": (lambda: lc.convert.project(torch.nn.Identity(), "se", strength="half"), "strength: expected a number"),
+    "where": (lambda: lc.convert.swap(torch.nn.Sequential(), where=2.5), "where: expected a function"),
+    "margin": (lambda: lc.physics.audit(torch.nn.Identity(), X, "se", margin=-1), "margin: expected an integer from 0"),
+    "grids": (lambda: lc.physics.audit(torch.nn.Identity(), X, "se", grids={"": 2}), "grids: expected {path"),
+    "time": (lambda: lc.physics.equivariance_error(torch.nn.Identity(), X, SE, "1"), "t: expected a number from"),
+    "phi": (lambda: lc.physics.gradient("phi"), "phi: expected a tensor"),
+    "grid of a measure": (lambda: lc.physics.haar_measure(SE, "no"), "spatial: expected positive integers"),
+    "exponential": (lambda: lc.physics.exponential("se", X, torch.ones(3)), "generators: expected a Generators object"),
+    "recursions": (lambda: lc.discovery.recursive_lconv(X, torch.ones(1, 3), SE, 2.5), "recursions: expected a pos"),
+    **{f"grid of {f.__name__}": (lambda f=f: f(SE, "no"), "spatial_shape: expected .*positive integers")
+       for f in (lc.discovery.identify, lc.discovery.centralizer, lc.discovery.closed)},
+    "signature": (lambda: lc.physics.stress_energy(torch.abs, X, signature=2.5), "signature: expected 2 numbers"),
+    "scrambled images": (lambda: lc.discovery.unscramble("no", (2, 2)), "images: expected a tensor"),
+    "scrambled shape": (lambda: lc.discovery.unscramble(torch.ones(9, 4), [2]), "shape: expected 2 positive integers"),
     **{f"accuracy {value!r}": (lambda v=value: lc.LConv2d(2, 2, accuracy=v), "accuracy: expected one of 2")
        for value in ([2], {2}, np.array([2, 4]), torch.tensor([2, 4]), None, 2.0, True, "4")},
     "accuracy of a field": (lambda: lc.FieldGenerators(torch.randn(1, 2, 4, 4), accuracy=[4]), "accuracy: expected"),

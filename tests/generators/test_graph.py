@@ -188,6 +188,27 @@ def test_gcn_against_pytorch_geometric(weighted):
     assert (layer(f) - conv(f, INDEX[:, 1:], weight[1:])).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_gcn_with_gradients_and_second_derivatives(dtype, tolerance):
+    """from_gcn on a random graph: outputs, gradients, and gradients of these."""
+    geometric = pytest.importorskip(
+        "torch_geometric.nn", reason="compared with GCNConv, where torch_geometric is installed"
+    )
+    index, weight = torch.randint(300, (2, 2400)), torch.rand(2400, dtype=dtype)
+    conv = geometric.GCNConv(64, 32).to(dtype)
+    torch.nn.init.normal_(conv.bias)
+    layer = lc.convert.from_gcn(conv, index, 300, weight)
+    f = torch.randn(300, 64, dtype=dtype, requires_grad=True)
+    results = []
+    for run, w in ((lambda x: conv(x, index, weight), conv.lin.weight), (layer, layer.weight)):
+        y = run(f)
+        first = torch.autograd.grad(y.sin().sum(), [f, w], create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum(), [f, w])
+        results.append([y, *(t if t.dim() == 2 else t[1] for t in (*first, *second))])
+    for theirs, ours in zip(*results, strict=True):
+        assert (ours - theirs).abs().max() < tolerance * theirs.abs().max()
+
+
 @pytest.mark.parametrize("problem", [p for p in problems() if p.accuracy == 2], ids=str)
 def test_from_grid(problem):
     generators = problem.make(problem.numbers())

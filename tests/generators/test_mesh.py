@@ -133,12 +133,17 @@ def test_learnable_in_a_layer():
 
 V, T = flat_mesh(3)
 BOOK = torch.tensor([[0, 1, 3], [0, 1, 4], [0, 1, 5]])  # three pages at one edge
+CONES = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 1], [0, 4, 5], [0, 5, 6], [0, 6, 4]])  # two, tip to tip
 LINE = torch.tensor([[0.0, 0.0], [1.0, 1.0], [3.0, 3.0]])
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ((V, torch.tensor([[0, 1, 3], [3, 0, 1]])), ValueError, r"each face once, got \[0, 1, 3\] 2 times"),
+        ((V, torch.tensor([[0, 1, 3], [0, 2, 4]])), ValueError, "got 2 separate fans of them at vertex 0"),
+        ((torch.randn(7, 3), CONES), ValueError, "got 2 separate fans of them at vertex 0"),
+        ((torch.randn(4, 3, device="meta"), torch.tensor([[0, 1, 2]])), TypeError, "a tensor on the meta device"),
         ((V, BOOK), ValueError, r"at most two faces at an edge, got 3 at the edge \[0, 1\]"),
         ((V, torch.tensor([[0, 1, 1]])), ValueError, r"three corners that differ, got \[0, 1, 1\] as face 0"),
         ((LINE, torch.tensor([[0, 1, 2]])), ValueError, r"triangles with an area, got \[0, 1, 2\] as face 0"),

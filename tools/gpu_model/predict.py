@@ -11,7 +11,7 @@ from typing import Any
 
 from tools.emulate.driver import Kernel, Launch, registers_of
 from tools.gpu_model.layers import ITEM, Layer
-from tools.gpu_model.sass import main_loop, parse
+from tools.gpu_model.sass import Sass, main_loop, parse
 from tools.gpu_model.simulate import WARP_BYTES, Steady, simulate
 
 CLOCK = 1.8e9
@@ -72,6 +72,32 @@ def predict(layer: Layer, launches: list[Launch]) -> dict[str, Any]:
     return figures
 
 
+_COPY = re.compile(r"(MOV|IMAD\.MOV)")
+
+
+def fresh_loads(loop: list[Sass], count: int) -> set[int]:
+    """The loads of lines that are new to a program: those whose results are needed last, for they are loaded ahead.
+
+    The others read again what a step before has brought into the first-level cache.
+    """
+    distance = {}
+    for k, load in enumerate(loop):
+        found = re.search(r"\bR(\d+),", load.text) if load.unit == "load" else None
+        if not found:
+            continue
+        results = {f"R{int(found[1]) + j}" for j in range(4)}
+        later = [*loop[k + 1 :], *loop[:k]]
+        reads = (j for j, i in enumerate(later) if not _COPY.match(i.name) and results & _read(i))
+        distance[k] = next(reads, len(loop))
+    return set(sorted(distance, key=lambda k: -distance[k])[:count])
+
+
+def _read(i: Sass) -> set[str]:
+    """Registers that an instruction names after its result; a store has none."""
+    text = i.text if i.unit in ("store", "shared store") else i.text.partition(",")[2]
+    return set(re.findall(r"\bR\d+\b", text))
+
+
 def _launch(layer: Layer, launch: Launch) -> dict[str, Any]:
     kernel, programs = launch.kernel, launch.grid[0]
     loop = main_loop(parse(disassembled(kernel.cubin, "-sass")))
@@ -80,10 +106,7 @@ def _launch(layer: Layer, launch: Launch) -> dict[str, Any]:
     points = 16 * kernel.warps  # of a program: 64 rows of a product for four warps
     name = "gram" if "gram" in kernel.name else "backward" if "backward" in kernel.name else "apply"
     steps, step_bytes, channels = _steps(layer, name, points, kernel)
-    loads = [k for k, i in enumerate(loop) if i.unit == "load"]
-    # Of the lines y - 1, y, y + 1 (and z - 1, z + 1) of a step one is new.
-    lines = 2 * layer.ndim - 1 if name == "apply" else 3
-    fresh = set(loads[lines - 1 :: lines])
+    fresh = fresh_loads(loop, _new_bytes(layer, name, points, kernel) // (WARP_BYTES * kernel.warps))
     stores = sum(i.unit == "store" for i in loop)
     scale = (len(fresh) + stores) * WARP_BYTES * kernel.warps / step_bytes
     most = resident(kernel)
@@ -128,6 +151,14 @@ def _steps(layer: Layer, name: str, points: int, kernel: Kernel) -> tuple[float,
     in_blocks, out_blocks = c // _BLOCK, max(1, c // outs)
     step_bytes = points * ITEM * (_BLOCK / out_blocks + min(c, outs) / in_blocks)
     return layer.points / points * in_blocks * out_blocks, step_bytes, _BLOCK
+
+
+def _new_bytes(layer: Layer, name: str, points: int, kernel: Kernel) -> int:
+    """Of a step: a line of what the program marches along, and one of its partner."""
+    if name == "apply":
+        return points * ITEM * layer.channels
+    partner = layer.channels if name == "backward" else 64 if kernel.warps == 4 else 128
+    return points * ITEM * (partner + (layer.channels if name == "backward" else _BLOCK))
 
 
 def _limit(steady: Steady, waves: float) -> str:

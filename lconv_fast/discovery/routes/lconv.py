@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lconv_fast.checks import check_tensor, positive_int
 from lconv_fast.discovery.problem import EXPLAINED, Problem
 from lconv_fast.discovery.result import Found
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, StencilGenerators
@@ -28,6 +29,13 @@ def recursive_lconv(x: Tensor, t: Tensor, generators: Generators, recursions: in
     paper's; it lets a wave of omega radians per pixel grow by exp((omega v)^2 / 2p) where exp(tL) moves it by v pixels,
     while order 4 keeps all waves bounded as long as a factor moves no point by more than 1.5 pixels.
     """
+    recursions, order = positive_int("recursions", recursions), positive_int("order", order)
+    check_tensor("x", x)
+    if not isinstance(generators, Generators):
+        raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
+    check_tensor("t", t)
+    if tuple(t.shape) != (x.shape[0], generators.num_generators):
+        raise ValueError(f"t: expected shape {(x.shape[0], generators.num_generators)}, got {tuple(t.shape)}")
     step = (t.to(x.dtype) / recursions).reshape(*t.shape, *[1] * (x.dim() - 1))
     for _ in range(recursions):
         power = x

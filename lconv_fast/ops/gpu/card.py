@@ -21,6 +21,7 @@ class Card(NamedTuple):
     multiprocessors: int
     shared: int  # bytes of shared memory that a program may take
     shared_of_multiprocessor: int
+    ptx: bool = True  # whether kernels may hold instructions of PTX
 
     @property
     def generation(self) -> int:
@@ -41,7 +42,7 @@ CARDS = {
     "H100": Card("H100", 9, 132, 227 << 10, 228 << 10),
     "H200": Card("H200", 9, 132, 227 << 10, 228 << 10),
     "B200": Card("B200", 10, 148, 227 << 10, 228 << 10),
-    "MI300X": Card("MI300X", 8, 304, 64 << 10, 64 << 10),
+    "MI300X": Card("MI300X", 8, 304, 64 << 10, 64 << 10, False),
 }
 
 
@@ -50,4 +51,5 @@ def card_of(device: torch.device) -> Card:
     p = torch.cuda.get_device_properties(device)
     shared = getattr(p, "shared_memory_per_block_optin", p.shared_memory_per_block)
     of_multiprocessor = getattr(p, "shared_memory_per_multiprocessor", shared)
-    return Card(p.name, 8 if torch.version.hip else p.major, p.multi_processor_count, shared, of_multiprocessor)
+    amd = bool(torch.version.hip)
+    return Card(p.name, 8 if amd else p.major, p.multi_processor_count, shared, of_multiprocessor, not amd)

@@ -6,7 +6,7 @@ are kept, so that only the first of calls that are alike is checked and planned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -145,7 +145,7 @@ def ways(
     return list(_answers(call))
 
 
-def _answers(call: Call):
+def _answers(call: Call) -> Iterator[tuple[str, Any]]:
     for way in WAYS[call.operator]:
         answer = way.plan(call)
         yield way.name, answer
@@ -174,7 +174,9 @@ class Operators:
         self._coordinates: dict[Any, Coordinates] = {}
         self._machines: dict[torch.device, tuple[Card, Table]] = {}
 
-    def apply(self, input, weight, coefficients, bias, *arguments) -> Tensor:
+    def apply(
+        self, input: Tensor, weight: Tensor, coefficients: Tensor, bias: Tensor | None, *arguments: Any
+    ) -> Tensor:
         *geometry, identity, transposed = arguments
         if bias is not None:
             bias = bias.contiguous()
@@ -183,30 +185,39 @@ class Operators:
         coordinates, plan = self._planned(operator, geometry, identity, tensors, _apply_call)
         return plan.run(coordinates, *tensors)
 
-    def gram(self, input, cotangent, coefficients, *arguments) -> Tensor:
+    def gram(self, input: Tensor, cotangent: Tensor, coefficients: Tensor, *arguments: Any) -> Tensor:
         *geometry, identity = arguments
         tensors = (input, cotangent, coefficients)
         coordinates, plan = self._planned("gram", geometry, identity, tensors, _gram_call)
         return plan.run(coordinates, *tensors)
 
-    def correlate(self, input, weight, cotangent, *geometry) -> Tensor:
+    def correlate(self, input: Tensor, weight: Tensor, cotangent: Tensor, *geometry: Any) -> Tensor:
         tensors = (input, weight, cotangent)
         coordinates, plan = self._planned("correlate", geometry, False, tensors, _correlate_call)
         return plan.run(coordinates, *tensors)
 
-    def backward(self, cotangent, input, weight, coefficients, *arguments) -> tuple[Tensor, Tensor]:
+    def backward(
+        self, cotangent: Tensor, input: Tensor, weight: Tensor, coefficients: Tensor, *arguments: Any
+    ) -> tuple[Tensor, Tensor]:
         *geometry, identity = arguments
         tensors = (cotangent, input, weight, coefficients)
         coordinates, plan = self._planned("backward", geometry, identity, tensors, _backward_call)
         return plan.run(coordinates, *tensors)
 
-    def _planned(self, operator, arguments, identity, tensors, call_of) -> tuple[Coordinates, Any]:
+    def _planned(
+        self,
+        operator: str,
+        arguments: Sequence[Any],
+        identity: bool,
+        tensors: Sequence[Any],
+        call_of: Callable[..., Call],
+    ) -> tuple[Coordinates, Any]:
         frozen: tuple[Any, ...] = tuple([tuple(a) if isinstance(a, list) else a for a in arguments])
         about = tuple([None if t is None else _about(t) for t in tensors])
         data = tensors[0]
         coordinates = self._coordinates.get(frozen)
         if coordinates is None:
-            g = Geometry(*frozen)  # type: ignore[arg-type]
+            g = Geometry(*frozen)
             g.check()
             coordinates = _keep(self._coordinates, frozen, Coordinates.of(g))
         key = (operator, frozen[:7], frozen[10:], identity, about, data.device, _precision(data.dtype))
@@ -216,7 +227,7 @@ class Operators:
                 card = self._card_of(data.device)
                 self._machines[data.device] = (card, self._table_of(card))
             card, table = self._machines[data.device]
-            call = call_of(operator, Geometry(*frozen), *tensors)._replace(  # type: ignore[arg-type]
+            call = call_of(operator, Geometry(*frozen), *tensors)._replace(
                 identity=bool(identity),
                 precision=_precision(data.dtype),
                 card=card,
@@ -249,7 +260,9 @@ def _precision(dtype: torch.dtype) -> str:
     return "tf32" if setting == "tf32" else "ieee"
 
 
-def _apply_call(operator: str, g: Geometry, input, weight, coefficients, bias) -> Call:
+def _apply_call(
+    operator: str, g: Geometry, input: Tensor, weight: Tensor, coefficients: Tensor, bias: Tensor | None
+) -> Call:
     checks.check_tensors(input, {"weight": weight, "bias": bias}, {"coefficients": coefficients})
     checks.check_weight(g, weight)
     generators, outs, ins = weight.shape[0] - 1, weight.shape[1] // g.groups, weight.shape[2]
@@ -265,7 +278,7 @@ def _apply_call(operator: str, g: Geometry, input, weight, coefficients, bias) -
     return Call(operator, g, generators, True, ins, outs, Layout.of(input), None, v, bias is not None)
 
 
-def _gram_call(operator: str, g: Geometry, input, cotangent, coefficients) -> Call:
+def _gram_call(operator: str, g: Geometry, input: Tensor, cotangent: Tensor, coefficients: Tensor) -> Call:
     checks.check_tensors(input, {"cotangent": cotangent}, {"coefficients": coefficients})
     generators = coefficients.shape[0]
     checks.check_coefficients(g, coefficients, generators)
@@ -278,13 +291,15 @@ def _gram_call(operator: str, g: Geometry, input, cotangent, coefficients) -> Ca
     return Call(operator, g, generators, True, ins // g.groups, outs // g.groups, *layouts)
 
 
-def _correlate_call(operator: str, g: Geometry, input, weight, cotangent) -> Call:
+def _correlate_call(operator: str, g: Geometry, input: Tensor, weight: Tensor, cotangent: Tensor) -> Call:
     checks.check_tensors(input, {"weight": weight, "cotangent": cotangent}, {})
     ins, outs = _check_pair(g, input, weight, cotangent)
     return Call(operator, g, weight.shape[0] - 1, False, ins, outs, Layout.of(input), Layout.of(cotangent))
 
 
-def _backward_call(operator: str, g: Geometry, cotangent, input, weight, coefficients) -> Call:
+def _backward_call(
+    operator: str, g: Geometry, cotangent: Tensor, input: Tensor, weight: Tensor, coefficients: Tensor
+) -> Call:
     checks.check_tensors(input, {"cotangent": cotangent, "weight": weight}, {"coefficients": coefficients})
     ins, outs = _check_pair(g, input, weight, cotangent)
     generators = weight.shape[0] - 1

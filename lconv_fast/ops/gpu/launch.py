@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class Launch:
     for all calls of a plan, but for numbers that the kernels name in `do_not_specialize`: the choice is made once.
     """
 
-    def __init__(self, kernel, warps: int, /, **constants: Any) -> None:
+    def __init__(self, kernel: Any, warps: int, /, **constants: Any) -> None:
         self.kernel, self.warps, self.constants = kernel, warps, constants
         self.compiled: Any = None
         self.tail: list[Any] = []
@@ -67,7 +68,7 @@ class _Current:
 _ALREADY = _Current()
 
 
-def _current(device: torch.device):
+def _current(device: torch.device) -> AbstractContextManager[Any]:
     """Launches go to the current device: makes it the tensors' own."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
         return _ALREADY

@@ -47,7 +47,9 @@ class March(NamedTuple):
     most_affine: Limits
     most_fields: Limits
     basis: Limits  # whether all fields x_b D_a and D_a fit, at a factor a number each
-    held: bool = True  # whether two lines stay in registers, or come from the first-level cache again
+    held: int = 2  # lines that stay in registers; of three the others come from the first-level cache again
+    ahead: int = 2  # blocks of channels that are loaded before they are needed, at most all
+    apart: bool = False  # whether the loads of a block of channels wait for the products of the one before
 
     @property
     def places(self) -> int:
@@ -58,38 +60,45 @@ class March(NamedTuple):
 # By (axes, width of the channels, transposed): the first entry that fits is taken. See `width_of`.
 MARCHES: dict[tuple[int, int, bool], tuple[March, ...]] = {
     (2, 1, False): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
-    (2, 1, True): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1)),),
-    (2, 2, False): (March(64, 64, 4, 16, (4, 3, 3), (5, 6, 6), (0, 1, 1)),),
-    (2, 2, True): (March(64, 64, 4, 16, (3, 3, 3), (3, 3, 6), (0, 1, 1)),),
+    (2, 1, True): (March(64, 64, 4, 16, (3, 3, 3), (6, 6, 6), (1, 1, 1), 2, 0),),
+    (2, 2, False): (
+        March(64, 64, 4, 16, (4, 3, 3), (5, 6, 6), (0, 1, 0)),
+        March(64, 64, 4, 16, (0, 0, 0), (0, 0, 0), (0, 0, 1), 0, 2),
+    ),
+    (2, 2, True): (March(64, 64, 4, 16, (3, 3, 3), (3, 3, 6), (0, 1, 1), 2, 0),),
     (2, 3, False): (
-        March(64, 128, 4, 16, (0, 3, 0), (0, 3, 0), (0, 0, 0), False),
-        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), False),
-        March(128, 64, 8, 16, (0, 3, 0), (0, 3, 6), (0, 1, 1), False),
+        March(128, 128, 8, 16, (0, 2, 2), (0, 2, 2), (0, 0, 0), 1, 3, True),
+        March(128, 128, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), 0, 2, True),
+        March(128, 64, 8, 16, (0, 0, 0), (0, 3, 6), (0, 1, 1), 0, 1, True),
     ),
     (2, 3, True): (
-        March(64, 128, 4, 16, (0, 3, 0), (0, 2, 0), (0, 0, 0), False),
-        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), False),
-        March(128, 64, 8, 16, (0, 3, 2), (0, 3, 3), (0, 1, 1), False),
+        March(64, 128, 4, 16, (0, 2, 0), (0, 2, 0), (0, 0, 0), 0, 0, True),
+        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), 0, 0, True),
+        March(128, 64, 8, 16, (0, 3, 2), (0, 3, 3), (0, 1, 1), 0, 0, True),
     ),
-    (2, 4, False): (March(128, 64, 8, 16, (0, 3, 0), (0, 3, 3), (0, 1, 1), False),),
-    (2, 4, True): (March(128, 64, 8, 16, (0, 3, 2), (0, 2, 3), (0, 1, 1), False),),
+    (2, 4, False): (
+        March(128, 64, 8, 16, (0, 2, 2), (0, 2, 2), (0, 0, 0), 0, 2, True),
+        March(128, 64, 8, 16, (0, 3, 3), (0, 2, 2), (0, 0, 0), 0, 0, True),
+    ),
+    (2, 4, True): (March(128, 64, 8, 16, (0, 3, 2), (0, 2, 3), (0, 1, 1), 0, 0, True),),
     (3, 1, False): (March(64, 64, 4, 16, (4, 4, 4), (6, 6, 6), (1, 1, 1)),),
-    (3, 1, True): (March(64, 64, 4, 16, (4, 4, 4), (6, 3, 6), (1, 1, 1)),),
+    (3, 1, True): (March(64, 64, 4, 16, (4, 4, 4), (6, 3, 6), (1, 1, 1), 2, 0),),
     (3, 2, False): (
-        March(128, 64, 8, 16, (0, 4, 0), (0, 4, 0), (0, 1, 0), False),
-        March(128, 64, 8, 16, (3, 0, 4), (4, 0, 3), (0, 0, 1)),
+        March(128, 64, 8, 16, (0, 3, 0), (0, 3, 0), (0, 0, 0), 0, 0, True),
+        March(64, 32, 4, 16, (0, 0, 0), (0, 0, 0), (0, 1, 0)),
+        March(128, 64, 8, 16, (3, 0, 4), (4, 0, 3), (0, 0, 0), 2, 0),
     ),
     (3, 2, True): (
-        March(128, 64, 8, 16, (0, 3, 0), (0, 3, 0), (0, 1, 0), False),
-        March(128, 64, 8, 16, (4, 0, 3), (4, 0, 3), (0, 0, 1)),
+        March(128, 64, 8, 16, (0, 3, 0), (0, 3, 0), (0, 1, 0), 0, 0, True),
+        March(128, 64, 8, 16, (4, 0, 3), (4, 0, 3), (0, 0, 1), 2, 0),
     ),
     (3, 3, False): (
-        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), False),
-        March(128, 64, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), False),
+        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), 0, 0, True),
+        March(128, 64, 8, 16, (0, 3, 3), (0, 3, 3), (0, 0, 0), 0, 0, True),
     ),
     (3, 3, True): (
-        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), False),
-        March(128, 64, 8, 16, (0, 2, 3), (0, 2, 3), (0, 0, 0), False),
+        March(128, 128, 8, 16, (0, 0, 3), (0, 0, 3), (0, 0, 0), 0, 0, True),
+        March(128, 64, 8, 16, (0, 2, 3), (0, 2, 3), (0, 0, 0), 0, 0, True),
     ),
 }
 
@@ -166,4 +175,4 @@ def tuned(card: str) -> Table:
         found = {tuple(key.split()): Tile(*numbers) for key, numbers in entries}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return Table()
-    return Table(tiles=TILES | {key: tile for key, tile in found.items() if key in TILES})  # type: ignore[arg-type,misc]
+    return Table(tiles=TILES | {key: tile for key, tile in found.items() if key in TILES})

@@ -15,27 +15,36 @@ from torch import Tensor
 
 from lconv_fast.ops.geometry import empty_like_format
 from lconv_fast.ops.gpu.call import Call
-from lconv_fast.ops.gpu.fields import as_type
+from lconv_fast.ops.gpu.fields import as_type, coordinate
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.march.basis import basis_size, basis_weight, in_basis, mixing
 from lconv_fast.ops.gpu.march.lines import (
     BLOCK,
+    CHANNELS,
     PAIRS,
     Columns,
     Stencil,
     all_beside,
+    channel_order,
     field_of,
+    halves,
+    keep_behind,
+    line_ends,
     line_of,
+    pair_difference,
     permuted,
     point_order,
     row_tiles,
     stacks_of,
+    store_line,
+    weight_rows,
     weight_stack,
 )
 from lconv_fast.ops.gpu.march.way import filled, steps_of
 from lconv_fast.ops.gpu.tables import March, width_of
 from lconv_fast.ops.gpu.tile.points import base_of
 from lconv_fast.ops.gpu.views import (
+    AFFINE_BASIS,
     Box,
     Coordinates,
     block,
@@ -107,26 +116,28 @@ def plan(call: Call) -> Plan | str:
     for entry in call.table.marches[g.ndim, width_of(ins // BLOCK), call.transposed]:
         basis = in_basis(call, entry)
         bn, rows = block(outs, entry.outs), (basis_size(g) if basis else call.generators) + call.identity
-        # All of W, and the result on its way out.
-        stacked = sum(size for _, size in stacks_of(rows, entry.held))
-        shared = 2 * bn * (stacked * ins + entry.points)
-        if isinstance(basis, str):
+        # All of W.
+        stacked = sum(size for _, size in stacks_of(rows, not (entry.apart and call.transposed)))
+        shared = 2 * bn * ins * stacked
+        if not filled(call, entry.points):
+            reason = f"lines of {g.spatial[-1]} points leave most of a program's {entry.points} columns empty"
+        elif isinstance(basis, str):
             reason = basis
         elif shared > card.shared:
             reason = f"W takes {shared >> 10} KiB of shared memory, the card gives {card.shared >> 10}"
-        elif not filled(call, entry.points):
-            reason = f"lines of {g.spatial[-1]} points leave most of a program's {entry.points} columns empty"
         else:
             break
     else:
         return reason
-    stencil = Stencil.of(g, steps, rows - call.identity, basis, call.transposed, call.identity)
+    stencil = Stencil.of(call, steps, basis, identity=call.identity, transposed=call.transposed)
     launch = call.launcher(
         march_apply_kernel,
         entry.warps,
         stencil=stencil,
         has_bias=call.bias,
         held=entry.held,
+        ahead=min(entry.ahead, ins // BLOCK),
+        apart=entry.apart,
         index=call.index,
         channel_blocks=ins // BLOCK,
         warps=entry.warps,
@@ -134,6 +145,47 @@ def plan(call: Call) -> Plan | str:
         BN=bn,
     )
     return Plan(call, entry, launch, stencil, basis, box_of(g), cdiv(g.spatial[-1], entry.points), cdiv(outs, bn))
+
+
+@triton.constexpr_function
+def coordinates_after(stencil):
+    """Whether products are with differences, and coordinates multiply their sums."""
+    return stencil.kind == AFFINE_BASIS.value and not stencil.transposed
+
+
+@triton.jit
+def difference_weight(
+    weight,
+    group,
+    block: tl.constexpr,
+    first: tl.constexpr,
+    size: tl.constexpr,
+    b: tl.constexpr,
+    blocks: tl.constexpr,
+    stencil: tl.constexpr,
+    o,
+    outs,
+):
+    """W_ab for a stack of permuted tiles D_a f, all axes of block `block`, then of the next, from tile `first` on."""
+    n: tl.constexpr = stencil.ndim
+    tile = first + tl.arange(0, CHANNELS * size) // CHANNELS
+    c = (block + tile // n) * CHANNELS + channel_order(CHANNELS * size) % CHANNELS
+    return weight_rows(weight, group, 1 + tile % n * (n + 1) + b, c, tile < n * blocks, o, outs)
+
+
+@triton.jit
+def own_weight(weight, group, block: tl.constexpr, blocks: tl.constexpr, o, outs):
+    """W^0 for `blocks` blocks of channels."""
+    c = block * CHANNELS + channel_order(CHANNELS * blocks)
+    return weight_rows(weight, group, c * 0, c, c >= 0, o, outs)
+
+
+@triton.jit
+def side_by_side(pairs, first: tl.constexpr, size: tl.constexpr, narrow: tl.constexpr):
+    tiles = ()
+    for k in tl.static_range(len(pairs)):
+        tiles = tiles + (halves(pairs[k], narrow),)
+    return all_beside(tiles, first, size)
 
 
 @triton.jit(do_not_specialize=["strips", "strip_lines"])
@@ -152,7 +204,9 @@ def march_apply_kernel(
     strip_lines,
     stencil: tl.constexpr,
     has_bias: tl.constexpr,
-    held: tl.constexpr,  # whether lines y - 1 and y stay in registers, or are read again, from the first-level cache
+    held: tl.constexpr,  # of the lines y - 1 and y in registers; others are read again, from the first-level cache
+    ahead: tl.constexpr,  # how many blocks of channels are loaded before they are needed
+    apart: tl.constexpr,  # whether the loads of a block wait for the products of the one before
     index: tl.constexpr,
     channel_blocks: tl.constexpr,
     warps: tl.constexpr,
@@ -168,71 +222,130 @@ def march_apply_kernel(
 
     narrow: tl.constexpr = target.data.dtype.element_ty
     padding: tl.constexpr = stencil.padding
+    n: tl.constexpr = stencil.ndim
     rows: tl.constexpr = stencil.generators + stencil.identity
-    stacks: tl.constexpr = stacks_of(rows, held)
+    post: tl.constexpr = coordinates_after(stencil)
+    together: tl.constexpr = (
+        2 if post and channel_blocks % 2 == 0 and not apart else 1
+    )  # blocks whose tiles make one product
+    groups_of_blocks: tl.constexpr = channel_blocks // together
+    stacks: tl.constexpr = stacks_of(n * together if post else rows, not (apart and stencil.transposed))
     stack_count: tl.constexpr = len(stacks)
     x = as_type(x_tile, index) * BM + tl.arange(0, BM)
     base = base_of(source, batch, group, channel_blocks * PAIRS)
     columns = Columns(source, base, box, as_type(z, index), x)
-    o = block * BN + tl.arange(0, BN)
+    o = block * BN + channel_order(BN)
 
     # W stays in shared memory all along.
     w = ()
-    for q in tl.static_range(channel_blocks * stack_count):
-        w = w + (
-            weight_stack(
-                weight,
-                group,
-                q // stack_count,
-                stacks[q % stack_count][0],
-                stacks[q % stack_count][1],
-                stencil,
-                o,
-                outs,
-            ),
-        )
-    x_out = as_type(x_tile, index) * BM + point_order(BM, warps)
+    w_own = ()
+    if post:
+        for k in tl.static_range(groups_of_blocks):
+            if stencil.identity:
+                w_own = w_own + (own_weight(weight, group, k * together, together, o, outs),)
+            for q in tl.static_range(stack_count):
+                for b in tl.static_range(n + 1):
+                    w = w + (
+                        difference_weight(
+                            weight,
+                            group,
+                            k * together,
+                            stacks[q][0],
+                            stacks[q][1],
+                            b,
+                            together,
+                            stencil,
+                            o,
+                            outs,
+                        ),
+                    )
+        field = ()
+    else:
+        for q in tl.static_range(channel_blocks * stack_count):
+            w = w + (
+                weight_stack(
+                    weight,
+                    group,
+                    q // stack_count,
+                    stacks[q % stack_count][0],
+                    stacks[q % stack_count][1],
+                    stencil,
+                    o,
+                    outs,
+                ),
+            )
+        field = field_of(v, columns, stencil)
     start = tl.zeros((BM, BN), tl.float32)
     # Where registers are few, the bias is loaded again for each line, and added last.
-    if has_bias and held:
+    if has_bias and not apart:
         start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
     place = base_of(target, batch, group, outs)
 
-    field = field_of(v, columns, stencil)
     top = as_type(strip, index) * strip_lines
     bottom = tl.minimum(top + strip_lines, box.out[1])
     before = ()
     here = ()
-    if held:
-        for k in tl.static_range(channel_blocks):
+    coming = ()
+    for k in tl.static_range(channel_blocks):
+        if held == 2:
             before = before + (line_of(columns, top - 1, k, padding),)
+        if held > 0:
             here = here + (line_of(columns, top, k, padding),)
+    for k in tl.static_range(ahead):
+        coming = coming + (line_of(columns, top + 1, k, padding),)
     for step in range(0, (bottom - top).to(tl.int32)):
         y = top + step
         total = start
-        after = ()
+        sums = ()
+        if post:
+            for _ in tl.static_range(n):
+                sums = sums + (tl.zeros((BM, BN), tl.float32),)
+        after = coming
+        own = ()
+        differences = ()
         for k in tl.static_range(channel_blocks):
-            after = after + (line_of(columns, y + 1, k, padding),)
-            lines = (
-                before[k] if held else line_of(columns, y - 1, k, padding),
-                here[k] if held else line_of(columns, y, k, padding),
-                after[k],
+            after = after + (
+                line_of(columns, y + 1 + (k + ahead) // channel_blocks, (k + ahead) % channel_blocks, padding),
             )
-            tiles = row_tiles(columns, field, lines, y, k, stencil, 0, rows, narrow)
-            for q in tl.static_range(stack_count):
-                f = permuted(all_beside(tiles, stacks[q][0], stacks[q][1]), warps)
-                total = tl.dot(f, w[k * stack_count + q], total)
-            if not held:
-                # Keeps the loads of the next block, which would take registers, behind the products of this one.
-                tl.debug_barrier()
-        if has_bias and not held:
+            own = own + (here[k] if held > 0 else line_of(columns, y, k, padding),)
+            below = before[k] if held == 2 else line_of(columns, y - 1, k, padding)
+            if post:
+                ends = line_ends(columns, below, after[k], y, k, stencil)
+                for a in tl.static_range(n):
+                    differences = differences + (pair_difference(ends[a][1], ends[a][0], narrow, stencil.ptx),)
+                if k % together == together - 1:
+                    for q in tl.static_range(stack_count):
+                        f = side_by_side(differences, k // together * together * n + stacks[q][0], stacks[q][1], narrow)
+                        f = permuted(f, warps)
+                        more = ()
+                        for b in tl.static_range(n):
+                            more = more + (tl.dot(f, w[(k // together * stack_count + q) * (n + 1) + b], sums[b]),)
+                        sums = more
+                        total = tl.dot(f, w[(k // together * stack_count + q) * (n + 1) + n], total)
+                    if stencil.identity:
+                        f = side_by_side(own, k - together + 1, together, narrow)
+                        total = tl.dot(permuted(f, warps), w_own[k // together], total)
+            else:
+                tiles = row_tiles(columns, field, (below, own[k], after[k]), y, k, stencil, 0, rows, narrow)
+                for q in tl.static_range(stack_count):
+                    f = permuted(all_beside(tiles, stacks[q][0], stacks[q][1]), warps)
+                    total = tl.dot(f, w[k * stack_count + q], total)
+            if apart:
+                keep_behind(step, stencil.ptx and channel_blocks <= 4 and not stencil.transposed)
+        if post:
+            x_row = as_type(x_tile, index) * BM + point_order(BM, warps)
+            for b in tl.static_range(n):
+                factor = coordinate(v, (columns.z, y, x_row), box, b + 3 - n, tl.float32)
+                total += (factor[:, None] if b == n - 1 else factor) * sums[b]
+        if has_bias and apart:
             total += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
-        offset = columns.z * target.axes[0] + y * target.axes[1] + x_out * target.axes[2]
-        tl.store(
-            place + offset[:, None] + o[None, :] * target.channel,
-            total.to(narrow),
-            mask=(x_out < box.out[2])[:, None] & (o < outs)[None, :],
-        )
-        if held:
+        store_line(total, place, y, columns, target, block * BN, outs, warps)
+        if held == 2:
             before = here
-            here = after
+        if held > 0:
+            here = ()
+            for k in tl.static_range(channel_blocks):
+                here = here + (after[k],)
+        coming = ()
+        for k in tl.static_range(ahead):
+            coming = coming + (after[channel_blocks + k],)

@@ -18,7 +18,7 @@ from lconv_fast.ops.geometry import empty_like_format
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type
 from lconv_fast.ops.gpu.launch import Launch
-from lconv_fast.ops.gpu.march.basis import basis_size, basis_weight, in_basis, mixing, weight_gradient
+from lconv_fast.ops.gpu.march.basis import basis_weight, in_basis, mixing, weight_gradient
 from lconv_fast.ops.gpu.march.lines import (
     BLOCK,
     CHANNELS,
@@ -26,12 +26,13 @@ from lconv_fast.ops.gpu.march.lines import (
     Columns,
     Stencil,
     all_beside,
+    channel_order,
     field_of,
     line_of,
     permuted,
-    point_order,
     row_tiles,
     stacks_of,
+    store_line,
     weight_stack,
 )
 from lconv_fast.ops.gpu.march.way import filled, steps_of
@@ -116,7 +117,7 @@ def plan(call: Call) -> Plan | str:
     basis = in_basis(call, entry)
     if isinstance(basis, str):
         return basis
-    stencil = Stencil.of(g, steps, basis_size(g) if basis else call.generators, basis, True, call.identity)
+    stencil = Stencil.of(call, steps, basis, identity=call.identity, transposed=True)
     rows, bn = stencil.generators + stencil.identity, block(call.ins, entry.outs)
     # All of W, a stack of blocks, and features and result.
     shared = 2 * (bn * rows * call.outs + 4 * BLOCK * entry.points + 2 * bn * entry.points)
@@ -182,13 +183,19 @@ def march_backward_kernel(
     for q in tl.static_range(channel_blocks * stack_count):
         w = w + (
             weight_stack(
-                weight, group, q // stack_count, stacks[q % stack_count][0], stacks[q % stack_count][1], stencil, c, ins
+                weight,
+                group,
+                q // stack_count,
+                stacks[q % stack_count][0],
+                stacks[q % stack_count][1],
+                stencil,
+                channel_order(BN),
+                ins,
             ),
         )
         totals = totals + (tl.zeros((CHANNELS * stacks[q % stack_count][1], BN), tl.float32),)
 
     x = as_type(x_tile, index) * BM + tl.arange(0, BM)
-    x_out = as_type(x_tile, index) * BM + point_order(BM, warps)
     columns = Columns(cotangent, base_of(cotangent, batch, group, channel_blocks * PAIRS), box, z, x)
     f_base = base_of(features, batch, group, ins)
     place = base_of(target, batch, group, ins)
@@ -220,12 +227,7 @@ def march_backward_kernel(
                 total = tl.dot(permuted(g, warps), w[k * stack_count + q], total)
                 sums = sums + (tl.dot(tl.trans(g), f, totals[k * stack_count + q]),)
         totals = sums
-        offset = z * target.axes[0] + y * target.axes[1] + x_out * target.axes[2]
-        tl.store(
-            place + offset[:, None] + c[None, :] * target.channel,
-            total.to(narrow),
-            mask=(x_out < box.out[2])[:, None] & (c < ins)[None, :],
-        )
+        store_line(total, place, y, columns, target, 0, ins, warps)
         before = here
         here = after
 

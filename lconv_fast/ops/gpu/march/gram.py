@@ -17,7 +17,7 @@ from lconv_fast.ops.geometry import CoefficientKind
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type
 from lconv_fast.ops.gpu.launch import Launch
-from lconv_fast.ops.gpu.march.basis import basis_size, by_axis, mixing, weight_gradient
+from lconv_fast.ops.gpu.march.basis import by_axis, mixing, weight_gradient
 from lconv_fast.ops.gpu.march.lines import (
     BLOCK,
     CHANNELS,
@@ -141,7 +141,7 @@ def _sums(call: Call, in_basis: bool, identity: bool) -> Sums | str:
     entry, most = _entry(call, in_basis)
     if not filled(call, entry.points):
         return f"lines of {g.spatial[-1]} points leave most of a program's {entry.points} columns empty"
-    stencil = Stencil.of(g, steps, basis_size(g) if in_basis else call.generators, in_basis, False, identity)
+    stencil = Stencil.of(call, steps, in_basis, identity=identity, transposed=False)
     rows = stencil.generators + stencil.identity
     launches = [
         call.launcher(

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from lconv_fast.ops.geometry import Geometry
+from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type, coefficient, coordinate
+from lconv_fast.ops.gpu.march.basis import basis_size
 from lconv_fast.ops.gpu.views import AFFINE, AFFINE_BASIS, CIRCULAR
 
 MOST_INTERCEPTS = 18  # of an affine field, kept in registers
 PAIRS = tl.constexpr(16)  # of channels, in one block: 8 points by 4 lanes by 16 bytes make a warp's load
+MINUS_ONES = tl.constexpr(-0x407F4080)  # two of bfloat16, 0xbf80bf80
 CHANNELS = tl.constexpr(32)  # of a block
 BLOCK = CHANNELS.value
 
@@ -30,13 +32,13 @@ class Stencil(NamedTuple):
     padding: int
     transposed: bool
     identity: int  # 1 if f itself is the first of the rows, else 0
+    ptx: bool  # whether kernels may hold instructions of PTX
 
     @staticmethod
-    def of(
-        g: Geometry, steps: tuple[float, ...], generators: int, in_basis: bool, transposed: bool, identity: bool
-    ) -> Stencil:
-        kind = AFFINE_BASIS.value if in_basis else int(g.kind)
-        return Stencil(steps, generators, g.ndim, kind, int(g.padding_mode), transposed, int(identity))
+    def of(call: Call, steps: tuple[float, ...], in_basis: bool, *, identity: bool, transposed: bool) -> Stencil:
+        g = call.geometry
+        kind, generators = (AFFINE_BASIS.value, basis_size(g)) if in_basis else (int(g.kind), call.generators)
+        return Stencil(steps, generators, g.ndim, kind, int(g.padding_mode), transposed, int(identity), call.card.ptx)
 
 
 class Columns(NamedTuple):
@@ -74,6 +76,35 @@ def halves(pairs, narrow: tl.constexpr):
     """(points, 16) pairs to (points, 32) as they are."""
     low, high = pairs.to(tl.int16).to(narrow, bitcast=True), (pairs >> 16).to(tl.int16).to(narrow, bitcast=True)
     return tl.reshape(tl.join(low, high), (pairs.shape[0], 2 * PAIRS))
+
+
+@triton.jit
+def pair_difference(high, low, narrow: tl.constexpr, ptx: tl.constexpr):
+    """high - low of pairs of channels, rounded once to the half type."""
+    if not ptx:
+        first, second = _difference_parts(high, low, narrow)
+        d = (first.to(tl.int32) & 65535) | (second.to(tl.int32) << 16)
+    elif narrow == tl.bfloat16:  # sm_80 has no subtraction of such pairs
+        d = tl.inline_asm_elementwise(
+            "fma.rn.bf16x2 $0, $2, $3, $1;",
+            "=r,r,r,r",
+            [high, low, tl.full(low.shape, MINUS_ONES, tl.int32)],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        d = tl.inline_asm_elementwise(
+            "sub.rn.f16x2 $0, $1, $2;", "=r,r,r", [high, low], dtype=tl.int32, is_pure=True, pack=1
+        )
+    return d
+
+
+@triton.jit
+def _difference_parts(high, low, narrow: tl.constexpr):
+    points: tl.constexpr = high.shape[0]
+    d = (unpacked(high, narrow) - unpacked(low, narrow)).to(narrow).to(tl.int16, bitcast=True)
+    return tl.split(tl.reshape(d, (points, PAIRS, 2)))
 
 
 @triton.jit
@@ -116,6 +147,27 @@ def stacks_of(count, exact):
 
 
 @triton.jit
+def weight_rows(weight, group, row, c, there, o, outs):
+    """W[row, o, c], (k, outs), with row and c of every k, where there is such a row; else zero."""
+    return tl.load(
+        weight.data
+        + group * weight.group
+        + row[:, None] * weight.row
+        + c[:, None] * weight.into
+        + o[None, :] * weight.out,
+        mask=there[:, None] & (o < outs)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def channel_order(n: tl.constexpr):
+    """Within their blocks, of the columns of permuted tiles."""
+    k = tl.arange(0, n)
+    return (k // CHANNELS) * CHANNELS + ((k // 2) % 4) * 8 + ((k // 8) % 4) * 2 + k % 2
+
+
+@triton.jit
 def weight_stack(
     weight,
     group,
@@ -128,24 +180,67 @@ def weight_stack(
 ):
     """What a stack of permuted tiles of one block of channels is multiplied with; zero where it repeats the last."""
     rows: tl.constexpr = stencil.generators + stencil.identity
-    k = tl.arange(0, 2 * PAIRS * size)
-    row = first + k // (2 * PAIRS)
-    c = block * 2 * PAIRS + ((k // 2) % 4) * 8 + ((k // 8) % 4) * 2 + k % 2
-    return tl.load(
-        weight.data
-        + group * weight.group
-        + (row + 1 - stencil.identity)[:, None] * weight.row
-        + c[:, None] * weight.into
-        + o[None, :] * weight.out,
-        mask=(row < rows)[:, None] & (o < outs)[None, :],
-        other=0.0,
-    )
+    row = first + tl.arange(0, CHANNELS * size) // CHANNELS
+    c = block * CHANNELS + channel_order(CHANNELS * size) % CHANNELS
+    return weight_rows(weight, group, row + 1 - stencil.identity, c, row < rows, o, outs)
 
 
 @triton.jit
 def point_order(m: tl.constexpr, warps: tl.constexpr):
     """Of the result's rows, for the order that `permuted` gives to points."""
     return tl.reshape(tl.permute(tl.reshape(tl.arange(0, m), (m // (16 * warps), 2, warps, 8)), (0, 2, 1, 3)), (m,))
+
+
+@triton.jit
+def _in_order(total, warps: tl.constexpr):
+    """Points, and channels within each block, of a product whose factors were permuted, in their own order."""
+    m: tl.constexpr = total.shape[0]
+    split = tl.reshape(total, (m // (16 * warps), warps, 2, 8, total.shape[1] // (2 * PAIRS), 4, 4, 2))
+    return tl.reshape(tl.permute(split, (0, 2, 1, 3, 4, 6, 5, 7)), (m, total.shape[1]))
+
+
+@triton.jit
+def _halved(tile):
+    """(points, 2 k) to twice (points, k)."""
+    return tl.split(tl.permute(tl.reshape(tile, (tile.shape[0], 2, tile.shape[1] // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _blocks_of(tile):
+    """(points, channels) to blocks of no more than 32 channels."""
+    if tile.shape[1] <= CHANNELS:
+        found = (tile,)
+    else:
+        low, high = _halved(tile)
+        found = _blocks_of(low) + _blocks_of(high)
+    return found
+
+
+@triton.jit
+def store_line(total, place, y, columns, target, first, outs, warps: tl.constexpr):
+    """A line of results, channels `first` on, from a product whose factors were permuted: as the registers have it, by
+    16-byte stores like the loads."""
+    x, box = columns.x, columns.box
+    offset = columns.z * target.axes[0] + y * target.axes[1] + x * target.axes[2]
+    blocks = _blocks_of(_in_order(total.to(target.data.dtype.element_ty), warps))
+    for k in tl.static_range(len(blocks)):
+        o = first + k * CHANNELS + tl.arange(0, blocks[k].shape[1])
+        tl.store(
+            place + offset[:, None] + o[None, :] * target.channel,
+            blocks[k],
+            mask=(x < box.out[2])[:, None] & (o < outs)[None, :],
+        )
+
+
+@triton.jit
+def keep_behind(step, ptx: tl.constexpr):
+    """Keeps the loads that follow, which would take registers, behind the products before."""
+    if ptx:
+        tl.inline_asm_elementwise(
+            "bar.warp.sync 0xffffffff; mov.b32 $0, $1;", "=r,r", [step], dtype=tl.int32, is_pure=False, pack=1
+        )
+    else:
+        tl.debug_barrier()
 
 
 @triton.jit
@@ -297,24 +392,16 @@ def _generator_tile(i: tl.constexpr, ends, differences, field, columns, y, stenc
 
 
 @triton.jit
-def _line_ends(columns, before, after, y, k: tl.constexpr, stencil: tl.constexpr, narrow: tl.constexpr):
-    """For each axis the features one step below and above, of block k of the channels, in float32."""
+def line_ends(columns, before, after, y, k: tl.constexpr, stencil: tl.constexpr):
+    """For each axis the features one step below and above, of block k of the channels, in pairs."""
     padding: tl.constexpr = stencil.padding
     z, x = columns.z, columns.x
     ends = (
-        (unpacked(before, narrow), unpacked(after, narrow)),
-        (
-            unpacked(_line_at(columns, z, y, x - 1, k, padding), narrow),
-            unpacked(_line_at(columns, z, y, x + 1, k, padding), narrow),
-        ),
+        (before, after),
+        (_line_at(columns, z, y, x - 1, k, padding), _line_at(columns, z, y, x + 1, k, padding)),
     )
     if stencil.ndim == 3:
-        ends = (
-            (
-                unpacked(_line_at(columns, z - 1, y, x, k, padding), narrow),
-                unpacked(_line_at(columns, z + 1, y, x, k, padding), narrow),
-            ),
-        ) + ends
+        ends = ((_line_at(columns, z - 1, y, x, k, padding), _line_at(columns, z + 1, y, x, k, padding)),) + ends
     return ends
 
 
@@ -332,11 +419,19 @@ def row_tiles(
 ):
     """What `rows` rows of W from `first` on are multiplied with, in the half type: of (f, L_1 f, L_2 f, ...), which
     begins with L_1 f if the identity takes no part. Of block k of the channels, from lines y - 1, y and y + 1."""
-    ends = _line_ends(columns, lines[0], lines[2], y, k, stencil, narrow)
+    pairs = line_ends(columns, lines[0], lines[2], y, k, stencil)
+    ends = ()
     differences = ()
     n: tl.constexpr = stencil.ndim
     for a in tl.static_range(n):
-        differences = differences + (ends[a][1] - ends[a][0],)
+        if stencil.transposed:
+            ends = ends + ((unpacked(pairs[a][0], narrow), unpacked(pairs[a][1], narrow)),)
+            differences = differences + (ends[a][1] - ends[a][0],)
+        else:
+            ends = ends + ((0, 0),)
+            differences = differences + (
+                unpacked(pair_difference(pairs[a][1], pairs[a][0], narrow, stencil.ptx), narrow),
+            )
     tiles = ()
     for r in tl.static_range(first, first + rows):
         if stencil.identity and r == 0:

@@ -1,0 +1,45 @@
+"""`import lconv_fast` is silent, takes little beside `import torch`, and brings in nothing that can wait."""
+
+import subprocess
+import sys
+
+LATE = (
+    "triton",
+    "scipy",
+    "matplotlib",
+    "sklearn",
+    "skimage",
+    "safetensors",
+    "typer",
+    "rich",
+    "torch.utils.flop_counter",
+)
+COUNT = """
+layer, x = lconv_fast.LConv1d(2, 3, "translation"), torch.ones(1, 2, 5)
+with FlopCounterMode(display=False) as counter:
+    layer(x)
+assert counter.get_total_flops() == 2 * 2 * 3 * 2 * 5, counter.get_flop_counts()
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return done.stdout
+
+
+def test_import_is_silent_short_and_leaves_the_rest_for_later():
+    code = f"""
+import sys, time, torch
+before, start = set(sys.modules), time.process_time()
+import lconv_fast
+print(time.process_time() - start, *[name for name in {LATE!r} if name in sys.modules and name not in before])
+from torch.utils.flop_counter import FlopCounterMode
+{COUNT}"""
+    seconds, *late = run(code).split()
+    assert not late
+    assert float(seconds) < 0.2
+
+
+def test_flops_are_counted_where_the_counter_came_first():
+    run(f"import torch; from torch.utils.flop_counter import FlopCounterMode; import lconv_fast\n{COUNT}")

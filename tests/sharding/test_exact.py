@@ -1,0 +1,110 @@
+"""A sharded model is the model: results and all gradients against one process, in float64."""
+
+import pytest
+import torch
+from ranks import MESHES, compare, mesh_of, run_ranks
+from torch import nn
+from torch.nn import functional as F
+
+import lconv_fast as lc
+
+LAYERS = {2: lc.LConv2d, 3: lc.LConv3d}
+
+
+def layers(n: int, mode: str, accuracy: int, full: tuple[int, ...]):
+    layer, keywords = LAYERS[n], {"padding_mode": mode}
+    field = torch.randn(2, n, *full).double()
+    taps = torch.randint(-1, 2, (3, n))
+    yield "affine", layer(3, 4, "affine", accuracy=accuracy, learnable=True, **keywords)
+    yield "laplacian", layer(3, 4, accuracy=accuracy, **keywords)
+    yield "stride", layer(3, 4, "affine", accuracy=accuracy, stride=2, **keywords)
+    yield "field", layer(3, 4, lc.FieldGenerators(field, accuracy=accuracy, learnable=True, **keywords))
+    sampled = lc.StencilGenerators(torch.randn(2, 3, *full).double(), taps, learnable=True, **keywords)
+    yield "stencil", layer(3, 4, sampled, stride=2)
+    yield "constant", layer(3, 4, lc.StencilGenerators(torch.randn(2, 3).double(), taps, learnable=True, **keywords))
+
+
+def _layers(rank, world, modes, accuracies, grids):
+    for sizes, names in MESHES[world]:
+        mesh, dims = mesh_of(sizes, names), {2 + a: name for a, name in enumerate(names)}
+        for full in grids:
+            for mode in modes:
+                for accuracy in accuracies:
+                    torch.manual_seed(0)
+                    for kind, layer in layers(len(full), mode, accuracy, full):
+                        what = (sizes, full, mode, accuracy, kind)
+                        compare(layer.double(), torch.randn(2, 3, *full).double(), mesh, dims, what=what)
+
+
+@pytest.mark.parametrize("world", [4])
+def test_layers(world):
+    run_ranks(world, _layers, ("zeros", "circular"), (2, 6), ((21, 18), (16, 13, 5)))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("world", MESHES)
+def test_layers_everywhere(world):
+    modes = ("zeros", "circular", "replicate", "reflect")
+    run_ranks(world, _layers, modes, (2, 4, 6), ((20, 16), (21, 18), (16, 13, 6), (19, 12, 5)), seconds=300)
+
+
+class Functions(nn.Module):
+    """Functions rather than layers, a gate from the global mean, a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.lconv = nn.Conv2d(3, 4, 3, padding=1), lc.LConv2d(4, 4, padding_mode="replicate")
+        self.scale, self.gate, self.norm = nn.Parameter(torch.randn(4, 1, 1)), nn.Linear(4, 4), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = F.relu(self.conv(x))
+        y = self.norm(self.lconv(F.max_pool2d(x, 2)))
+        y = F.interpolate(y, scale_factor=2, mode="bilinear")
+        gate = torch.sigmoid(self.gate(y.mean((2, 3))))[:, :, None, None]
+        border = F.pad(x, (1, 1, 1, 1), mode="reflect")[:, :1, 1:-1, 1:-1]
+        return torch.cat([x, y * gate * self.scale], 1) * 2 + 3 * border
+
+
+def _affine(**keywords):
+    return lc.AffineGenerators.named("affine", learnable=True, **keywords)
+
+
+def models():
+    nets, seq = lc.nets, nn.Sequential
+    yield "functions", Functions, (2, 3, 20, 16)
+    pooled = [lc.LConv2d(6, 6, "affine"), nn.GroupNorm(2, 6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)]
+    first = [nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular"), nn.InstanceNorm2d(6, affine=True), nn.PReLU()]
+    yield "classifier", lambda: seq(*first, nn.AvgPool2d(2), *pooled), (2, 3, 20, 16)
+    yield "uneven U-Net", lambda: nets.LUNet(3, 2, widths=(4, 6, 8), norm="batch", checkpoint=True), (2, 3, 22, 17)
+    volumes = {"ndim": 3, "widths": (3, 4), "norm": "instance", "padding_mode": "circular"}
+    yield "U-Net 3D", lambda: nets.LUNet(1, 2, **volumes), (1, 1, 18, 12, 5)
+    yield "residual", lambda: nets.LResNet(3, 5, widths=(4, 6)), (2, 3, 24, 16)
+    points = {"read_out": "points", "norm": "channel", "activation": "gelu"}
+    yield "residual, points", lambda: nets.LResNet(3, 5, widths=(4, 6), **points), (2, 3, 24, 17)
+    up = [nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.ConvTranspose2d(4, 3, 3, 2, 1, 1), nn.ConvTranspose2d(3, 3, 2, 2)]
+    down = [nn.MaxPool2d(3, 2, 1), nn.ConvTranspose2d(3, 2, 3, dilation=2)]
+    yield "transposed", lambda: seq(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), *up, *down), (2, 3, 20, 16)
+    odd = [nn.Conv2d(3, 4, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(4, 4, 5, 3, 1), nn.Conv2d(4, 4, 5, dilation=2)]
+    finer = [nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=3, mode="bicubic"), nn.PixelShuffle(2)]
+    yield "uneven", lambda: seq(*odd, *finer), (2, 3, 23, 17)
+    valid = [nn.Conv2d(3, 4, 3), nn.ELU(), nn.Conv2d(4, 4, 3), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3, padding="same")]
+    pads = [nn.ReflectionPad2d(2), nn.CircularPad2d(1), nn.Conv2d(4, 2, 3), nn.Conv2d(2, 2, (3, 1), (2, 1), (1, 0))]
+    yield "valid and padded", lambda: seq(*valid, *pads), (2, 3, 48, 24)
+    yield "recursive", lambda: lc.RecursiveLConv(_affine(), 3, torch.randn(6) * 0.01), (2, 3, 20, 16)
+    yield "maximum", lambda: lc.MaxLConv(_affine()), (2, 3, 20, 16)
+    product = lambda: lc.ProductGenerators(_affine(), [(0, 1), (2,)], spatial=(20, 16))  # noqa: E731
+    factored = lambda: lc.LConv2d(3, 4, "affine", factorized=True)  # noqa: E731
+    yield "products", lambda: seq(factored(), nn.Dropout(0.0), lc.LConv2d(4, 2, product())), (2, 3, 20, 16)
+
+
+def _models(rank, world):
+    for sizes, names in MESHES[world]:
+        mesh, dims = mesh_of(sizes, names), {2 + a: name for a, name in enumerate(names)}
+        for name, make, shape in models():
+            torch.manual_seed(0)
+            compare(make().double(), torch.randn(shape).double(), mesh, dims, 1e-13, what=(sizes, name))
+
+
+@pytest.mark.parametrize("world", [4, pytest.param(2, marks=pytest.mark.full), pytest.param(3, marks=pytest.mark.full)])
+def test_models(world):
+    run_ranks(world, _models)
