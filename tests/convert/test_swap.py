@@ -170,7 +170,7 @@ def test_where_and_init():
         ({"generators": "rotate"}, ValueError, "expected one of translation"),
         ({"generators": 3}, TypeError, "a name or a Generators object"),
         ({"init": "best"}, ValueError, "expected one of fit, fresh"),
-        ({"where": 3}, TypeError, "object is not iterable"),
+        ({"where": 3}, TypeError, "patterns of paths"),
         ({"where": [3]}, TypeError, "patterns of paths"),
         ({"accuracy": 3}, ValueError, "expected one of 2, 4, 6, 8"),
         ({"generators": "shifts", "accuracy": 2}, TypeError, "these go with the name"),

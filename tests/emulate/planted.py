@@ -47,11 +47,11 @@ PLANTED = {
     "a load without its guard": replacing(GUARD + r"(ld\.global\.v4)", r"\1"),
     "a store without its guard": replacing(GUARD + r"(st\.global)", r"\1"),
     "a store left out": without(GUARD + r"st\.global[^;]*;", 0),
-    "a load 4 bytes off": replacing(r"(ld\.global\.v4[^;]*)\+ 0 \]", r"\1+ 4 ]", 1),
+    "a load 4 bytes off": replacing(r"(ld\.global\.v4[^;]*)\+ 0 \]", r"\1+ 4 ]"),
     "fences left out": replacing(r"fence\.proxy\.async[^;]*;", ""),
     "waits left out": replacing(r"wgmma\.wait_group[^;]*;", ""),
     "another swizzle": other_swizzle,
-    "a row too low in shared memory": replacing(r"(ldmatrix[^;]*\[%r\d+)\]", r"\1+16]", 1),
+    "a store 16 bytes off in shared memory": replacing(r"(st\.shared\.[^;]*\[%r\d+)\]", r"\1+16]", 1),
 }
 
 

@@ -56,7 +56,7 @@ def test_unchanged_kernels_pass(planted):
         ("fences left out", "without a proxy fence"),
         ("waits left out", "still reads"),
         ("another swizzle", "never written"),
-        ("a row too low in shared memory", "error"),
+        ("a store 16 bytes off in shared memory", "write different values"),
     ],
 )
 def test_a_planted_error_is_noticed(planted, error, kind):
