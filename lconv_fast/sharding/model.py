@@ -217,12 +217,16 @@ class _Generators:
             if planner is not None:
                 result = super().mix(coefficients, input, weight, bias, stride, groups)  # type: ignore[misc]
                 if not planner.layout(input):
+                    if sharding.fields.get(path) and sharding.domain.sizes:
+                        planner.refuse("a sampled field", "is sharded, and its input is whole on every rank")
                     planner._everywhere(result)
                     return result
                 arguments = (coefficients, input, weight, bias, stride, groups)
                 return lconv(planner, path, self, sharding.fields.get(path, ()), arguments, result)  # type: ignore[arg-type]
             entry = None if sharding.current is None else sharding.current.find(path, mix_name(stride), (input,), {})
             if entry is None:
+                if isinstance(coefficients, DTensor):  # on mesh axes of one rank, whose part is the whole
+                    coefficients = coefficients.to_local()
                 return super().mix(coefficients, input, weight, bias, stride, groups)  # type: ignore[misc]
             return entry(coefficients, input, weight, bias, stride, groups)
 
