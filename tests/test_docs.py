@@ -54,7 +54,7 @@ def test_every_page_is_in_the_navigation():
         assert page.relative_to(ROOT / "docs").as_posix() in navigation
 
 
-@pytest.mark.parametrize("package", ["", "generators", "convert", "discovery", "physics", "nets"])
+@pytest.mark.parametrize("package", ["", "generators", "convert", "discovery", "physics", "nets", "sharding"])
 def test_every_public_name_has_an_entry(package):
     text = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
     documented = {path: resolve(path) for path in re.findall(r"^::: (\S+)$", text, flags=re.MULTILINE)}

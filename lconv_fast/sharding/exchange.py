@@ -21,7 +21,7 @@ from torch import Tensor
 from lconv_fast.sharding.layout import Move
 
 
-def _all_to_all(flat: Tensor, received: list[int], sent: list[int], group: object) -> Tensor:
+def _all_to_all(flat: Tensor, received: list[int], sent: list[int], group: Any) -> Tensor:
     """The only place that knows which collective carries halos."""
     if torch.is_grad_enabled() and flat.requires_grad:
         return collectives.wait_tensor(collectives.all_to_all_single_autograd(flat, received, sent, group))

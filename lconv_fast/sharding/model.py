@@ -89,10 +89,11 @@ def _with_tensors_again(args: Any, kwargs: Any, tensors: list[Tensor]) -> tuple[
 _ALL: list[weakref.ref[Any]] = []
 
 
-@torch._dynamo.assume_constant_result
+@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
 def _plan_while_tracing(number: int, key: Any, training: bool, args: Any, kwargs: Any) -> int:
     """Makes the plan while a compiler traces the model, which all ranks do together: nothing of it is in the graph."""
     sharding = _ALL[number]()
+    assert sharding is not None  # the model that is being traced holds it
     if key not in sharding.plans:
         with unset_fake_temporarily():
             tensors = [torch.empty(shape, dtype=getattr(torch, dtype.split(".")[1])) for shape, dtype in key]
@@ -134,7 +135,7 @@ class Sharding:
         tensors = tensors_of(args, kwargs)
         key = tuple([(tuple([int(n) for n in t.shape]), str(t.dtype)) for t in tensors])
         if torch.compiler.is_compiling():
-            blank_args, blank_kwargs = with_tensors(args, kwargs, [TENSOR] * len(tensors))
+            blank_args, blank_kwargs = with_tensors(args, kwargs, [TENSOR] * len(tensors))  # type: ignore[list-item]
             _plan_while_tracing(self.number, key, training, blank_args, tuple(blank_kwargs.items()))
             self.current = self.plans[key]
             return
@@ -216,12 +217,16 @@ class _Generators:
             if planner is not None:
                 result = super().mix(coefficients, input, weight, bias, stride, groups)  # type: ignore[misc]
                 if not planner.layout(input):
+                    if sharding.fields.get(path) and sharding.domain.sizes:
+                        planner.refuse("a sampled field", "is sharded, and its input is whole on every rank")
                     planner._everywhere(result)
                     return result
                 arguments = (coefficients, input, weight, bias, stride, groups)
                 return lconv(planner, path, self, sharding.fields.get(path, ()), arguments, result)  # type: ignore[arg-type]
             entry = None if sharding.current is None else sharding.current.find(path, mix_name(stride), (input,), {})
             if entry is None:
+                if isinstance(coefficients, DTensor):  # on mesh axes of one rank, whose part is the whole
+                    coefficients = coefficients.to_local()
                 return super().mix(coefficients, input, weight, bias, stride, groups)  # type: ignore[misc]
             return entry(coefficients, input, weight, bias, stride, groups)
 

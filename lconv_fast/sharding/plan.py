@@ -10,8 +10,8 @@ is then found again by where a function is called, its name, and the shapes on t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ class Planner(TorchFunctionMode):
         path, kind = self.paths[-1]
         return f"{path} ({kind})" if path else kind
 
-    def refuse(self, name: str, reason: str) -> None:
+    def refuse(self, name: str, reason: str) -> NoReturn:
         raise ValueError(f"shard: {self.where}: {name} {reason}")
 
     # -- entries --
@@ -193,7 +193,7 @@ class Planner(TorchFunctionMode):
                 wants[dim] = list(zip(other.offsets, other.offsets[1:], strict=False))
         return self.moves(name, t, layout, wants) if wants else ()
 
-    def groups(self, axes: Sequence[int] | frozenset[int]) -> tuple[Any, ...]:
+    def groups(self, axes: Iterable[int]) -> tuple[Any, ...]:
         return tuple(self.domain.groups[axis] for axis in sorted(axes))
 
     def count_sum(self, name: str, values: int, backward: bool) -> None:

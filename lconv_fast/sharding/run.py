@@ -25,8 +25,13 @@ class Running(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):  # checkpointing, compiled: what it calls is to be met too
-            with Running(self.plan, self.path):
-                return func(*args, **kwargs)
+            body = args[0]
+
+            def met(*inputs: Any, **options: Any) -> Any:
+                with Running(self.plan, self.path):
+                    return body(*inputs, **options)
+
+            return func(met, *args[1:], **kwargs)
         with torch._C.DisableTorchFunction():
             entry = self.plan.find(self.path, name_of(func), args, kwargs)
             return func(*args, **kwargs) if entry is None else entry(func, args, kwargs)

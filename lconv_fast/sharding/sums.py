@@ -44,7 +44,7 @@ def shared(groups: Sequence[Any], values: Sequence[Tensor]) -> tuple[Tensor, ...
     """The values, for use on every rank's own part of the domain."""
     if not groups or not values or not torch.is_grad_enabled():
         return tuple(values)
-    return _Shared.apply(groups, *values)  # type: ignore[no-any-return]
+    return _Shared.apply(groups, *values)  # type: ignore[no-untyped-call]
 
 
 class _Total(torch.autograd.Function):
@@ -58,4 +58,4 @@ class _Total(torch.autograd.Function):
 
 
 def total(groups: Sequence[Any], value: Tensor) -> Tensor:
-    return _Total.apply(groups, value)  # type: ignore[no-any-return]
+    return _Total.apply(groups, value)  # type: ignore[no-untyped-call]

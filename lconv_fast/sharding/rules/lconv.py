@@ -46,11 +46,13 @@ class LConv:
         stride: Sequence[int],
         groups: int,
     ) -> Tensor:
-        learned = {"weight": weight, "bias": bias, "coefficients": coefficients}
+        learned: dict[str, Tensor] = {"weight": weight, "coefficients": coefficients}
+        if bias is not None:
+            learned["bias"] = bias
         if hasattr(coefficients, "to_local"):  # a field that is sharded like the domain
             del learned["coefficients"]
             coefficients = moved(coefficients.to_local(), self.coefficient_moves)
-        names = [name for name, t in learned.items() if t is not None and t.requires_grad]
+        names = [name for name, t in learned.items() if t.requires_grad]
         for name, t in zip(names, shared(self.groups, [learned[name] for name in names]), strict=True):
             learned[name] = t
         coefficients = learned.get("coefficients", coefficients)
@@ -62,7 +64,7 @@ class LConv:
                 coefficients,
                 array,
                 learned["weight"],
-                learned["bias"],
+                learned.get("bias"),
                 self.stencil,
                 stride,
                 groups,
@@ -86,7 +88,6 @@ def lconv(
     stencil = generators.stencil()
     if stencil is None or stencil.transposed:
         planner.refuse(type(generators).__name__, "acts on all points, or is transposed: no halo makes it local")
-    assert stencil is not None
     full, place = list(x.shape[2:]), planner.domain.place
     origin, halo, wants, new, part = [0] * n, [0] * (2 * n), {}, [], []
     splits = dict(layout)
@@ -110,18 +111,18 @@ def lconv(
         split = splits[dim]
         if not isinstance(split, Split):
             planner.refuse(name, "needs neighbours along a dimension whose points have no order any more")
-        out = [-(-o // stride[axis]) for o in split.offsets]  # type: ignore[union-attr]
-        planner.keep(result, ((dim, Split(split.axis, tuple(out))),))  # type: ignore[union-attr]
-        new.append((dim, Split(split.axis, tuple(out))))  # type: ignore[union-attr]
+        out = [-(-o // stride[axis]) for o in split.offsets]
+        planner.keep(result, ((dim, Split(split.axis, tuple(out))),))
+        new.append((dim, Split(split.axis, tuple(out))))
         grids = [(a * stride[axis], (b - 1) * stride[axis] + 1) for a, b in itertools.pairwise(out)]
         clip = mode == PaddingMode.ZEROS
         wants[dim] = [(max(a - low, 0), min(b + high, full[axis])) if clip else (a - low, b + high) for a, b in grids]
-        first, last = grids[place[split.axis]]  # type: ignore[union-attr]
+        first, last = grids[place[split.axis]]
         origin[axis] = first
-        begin, end = wants[dim][place[split.axis]]  # type: ignore[union-attr]
+        begin, end = wants[dim][place[split.axis]]
         halo[2 * axis : 2 * axis + 2] = first - begin, end - last
         part.append((dim, first, last - first))
-        field_splits.append((dim, Split(split.axis, chunks(full[axis], len(out) - 1))))  # type: ignore[union-attr]
+        field_splits.append((dim, Split(split.axis, chunks(full[axis], len(out) - 1))))
         field_wants[dim] = grids
     # What wraps round on this rank alone comes after what is sent, which it would make larger.
     moves = (*planner.moves(name, x, layout, wants, mode.name.lower()), *own_moves)
@@ -145,7 +146,7 @@ def lconv(
     )
     planner.record(Call(mix_name(stride), None, (x,), {}), entry, tuple(stencil), path)
     assert list(result.shape[2:]) == output_size(full, stride)
-    return planner.keep(result, tuple(new))  # type: ignore[no-any-return]
+    return planner.keep(result, tuple(new))
 
 
 def mix_name(stride: Sequence[int]) -> str:

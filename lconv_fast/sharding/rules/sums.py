@@ -187,7 +187,9 @@ class Norm:
         count = self.points * (channels // groups) * (batch if batched else 1)
         shape = [1, groups, channels // groups] + [1] * (x.dim() - 2)
         scale, shift = (None if t is None else t.view(shape) for t in (weight, bias))
-        result, mean, variance = _Normalised.apply(view, scale, shift, dims, self.groups, count, bound["eps"])
+        result, mean, variance = _Normalised.apply(  # type: ignore[no-untyped-call]
+            view, scale, shift, dims, self.groups, count, bound["eps"]
+        )
         if bound.get("running_mean") is not None:
             self._track(bound, mean.reshape(-1, channels), variance.reshape(-1, channels), count)
         return result.reshape(x.shape)

@@ -44,7 +44,8 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
     """Dimensions of the one and of the other shape in the smallest groups of equal product."""
     found, i, j = [], 0, 0
     while i < len(before) or j < len(after):
-        one, other = [], []
+        one: list[int] = []
+        other: list[int] = []
         left, right = 1, 1
         while True:
             if i < len(before) and (left <= right or j >= len(after)) and not (left == right and one and other):
@@ -79,11 +80,12 @@ def _regrouped(planner: Planner, name: str, x: Tensor, result: Tensor) -> Layout
             if len(splits) == 1 and isinstance(split, Split) and wide[0] == dim:
                 inner = math.prod(x.shape[d] for d in wide[1:])
                 new.append((target[0], Split(split.axis, tuple(o * inner for o in split.offsets))))
-            elif all(isinstance(s, Split) for _, s in splits):
-                rest = math.prod(x.shape[d] for d in wide if d not in layout)
-                new.append((target[0], Points(tuple(s for _, s in splits), rest)))  # type: ignore[arg-type]
             else:
-                planner.refuse(name, f"merges dimensions {one} of shape {tuple(x.shape)}")
+                parts = tuple(s for _, s in splits if isinstance(s, Split))
+                if len(parts) != len(splits):
+                    planner.refuse(name, f"merges dimensions {one} of shape {tuple(x.shape)}")
+                rest = math.prod(x.shape[d] for d in wide if d not in layout)
+                new.append((target[0], Points(parts, rest)))
         elif wide == [dim] and isinstance(split, Split):
             inner = math.prod(result.shape[d] for d in target[1:])
             if any(o % inner for o in split.offsets):

@@ -45,7 +45,7 @@ def axes_from(planner: Planner, call: Call, x: Tensor, n: int) -> dict[int, Spli
                 f"acts on dimensions {list(range(x.dim() - n, x.dim()))} of shape {tuple(x.shape)}, and dimension "
                 f"{dim} is sharded",
             )
-        found[dim - x.dim() + n] = split  # type: ignore[assignment]
+        found[dim - x.dim() + n] = split
     return found
 
 
@@ -178,7 +178,8 @@ def transposed(planner: Planner, call: Call) -> Any:
     stride, padding, dilation, more = (
         per_axis(bound[name], n) for name in ("stride", "padding", "dilation", "output_padding")
     )
-    new, wants, cuts = [], {}, []
+    new, cuts = [], []
+    wants: dict[int, list[tuple[int, int]]] = {}
     for axis, split in axes_from(planner, call, x, n).items():
         dim, s, p, span = x.dim() - n + axis, stride[axis], padding[axis], dilation[axis] * (kernel[axis] - 1)
         offsets = [min(o * s, result.shape[dim]) for o in split.offsets]
@@ -232,11 +233,11 @@ def padded(planner: Planner, call: Call) -> Any:
         split = layout[dim]
         if isinstance(split, Points) or not border or min(low, high) < 0:
             planner.refuse(call.name, f"by {(low, high)} with mode {bound['mode']!r} along the sharded dimension {dim}")
-        offsets = split.offsets  # type: ignore[union-attr]
+        offsets = split.offsets
         wants[dim] = [
             (a - (low if a == 0 else 0), b + (high if b == offsets[-1] else 0)) for a, b in itertools.pairwise(offsets)
         ]
-        new[dim] = Split(split.axis, (0, *(o + low for o in offsets[1:-1]), offsets[-1] + low + high))  # type: ignore[union-attr]
+        new[dim] = Split(split.axis, (0, *(o + low for o in offsets[1:-1]), offsets[-1] + low + high))
         pads[k : k + 2] = [0, 0]
     value = bound["value"] or 0.0
     moves = planner.moves(call.name, x, planner.layout(x), wants, border or "zeros", float(value)) if wants else ()
