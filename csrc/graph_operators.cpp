@@ -144,7 +144,7 @@ Tensor graph_apply(const Tensor& input, const Tensor& weight, const Tensor& coef
   }
   const Tensor data = by_nodes(input);
   Tensor output = empty_nodes(input, p.batch, targets_, c.problem.nodes);
-  advise_huge_pages(output.data_ptr(), output.numel() * output.element_size());
+  advise_huge_pages(output.data_ptr(), output.numel() * static_cast<int64_t>(output.element_size()));
   if (output.numel() > 0) {
     check_found(active_kernels().graph->apply(c.problem, transposed, c.view(data, "input", transposed ? outs : ins), w,
                                               shift ? shift->data_ptr() : nullptr, c.view(output, "output", targets_)));
@@ -182,7 +182,7 @@ std::tuple<Tensor, Tensor> graph_backward(const Tensor& cotangent, const Tensor&
   const View g_view = c.view(g, "cotangent", p.out_channels * groups);
   const WeightView w = c.weight(weight, input);
   Tensor features = empty_nodes(input, p.batch, p.in_channels * groups, c.problem.nodes);
-  advise_huge_pages(features.data_ptr(), features.numel() * features.element_size());
+  advise_huge_pages(features.data_ptr(), features.numel() * static_cast<int64_t>(features.element_size()));
   Tensor result = torch::stable::new_empty(weight, sizes_of(weight), weight.scalar_type());
   if (features.numel() > 0 && result.numel() > 0) {
     check_found(active_kernels().graph->backward(c.problem, g_view, f_view, w, c.view(features, "input", input.size(1)),

@@ -6,7 +6,7 @@ namespace lconv_fast {
 namespace LCONV_NARROWER {
 extern const GraphKernels graph_kernels;
 extern const Kernels kernels;
-}
+}  // namespace LCONV_NARROWER
 
 namespace LCONV_ISA {
 
