@@ -1,7 +1,7 @@
 """Grey and white matter of the MNI152 brain, learned from patches and from the whole volume at once.
 
-    python examples/whole_volume.py --small [--picture FILE]    # 4 mm, a minute or two on one core
-    python examples/whole_volume.py [--picture FILE]            # 1 mm, (197, 233, 189): days on a CPU
+    python examples/whole_volume.py --small [--picture FILE]    # 4 mm, one minute of one core
+    python examples/whole_volume.py [--picture FILE]            # 1 mm, (197, 233, 189)
 
 Needs nilearn, whose wheel has the template, and nibabel; matplotlib for the picture. One L-conv U-Net with affine
 generators, d_a and x_b d_a, to which the place matters, is trained
