@@ -156,7 +156,7 @@ def _check_divisible(layer: Any, level: Level, a: int, patch: Sequence[int], ori
     step = level.step[a] * layer.stride[a] // math.gcd(level.step[a] * layer.stride[a], level.up[a])
     if origin[a] % step:
         raise ValueError(
-            f"origin: {level.path} computes every {step}th point of axis {a}: expected an origin divisible by {step}, "
+            f"origin: {level.path} computes one point in {step} of axis {a}: expected an origin divisible by {step}, "
             f"got {origin}"
         )
     for name, size in (("full", full[a]), ("a patch", patch[a])):

@@ -281,8 +281,8 @@ F = torch.zeros(2, 2, 12, 12)
 @pytest.mark.parametrize(
     ("make", "call", "error", "message"),
     [
-        (unet, ((1, 0), (64, 64)), ValueError, r"origin: down\.1\.0\.0 computes every 2th point of axis 0.*by 2"),
-        (strided, ((3, 4), (64, 64)), ValueError, r"origin: 0 computes every 3th point of axis 1: expected.*\(3, 4\)"),
+        (unet, ((1, 0), (64, 64)), ValueError, r"origin: down\.1\.0\.0 computes one point in 2 of axis 0.*by 2"),
+        (strided, ((3, 4), (64, 64)), ValueError, r"origin: 0 computes one point in 3 of axis 1: expected.*\(3, 4\)"),
         (strided, ((60, 0), (64, 64)), ValueError, r"patch of \(12, 12\) at \(60, 0\) does not fit into .*\(64, 64\)"),
         (strided, ((-3, 0), (64, 64)), ValueError, r"origin: expected integers from 0 on, got \(-3, 0\)"),
         (strided, ((0, 0, 0), (64, 64)), ValueError, r"origin: expected 2 integers"),
