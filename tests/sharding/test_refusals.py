@@ -7,15 +7,13 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import mesh_of, run_ranks, start
+from ranks import SERVER, mesh_of, run_ranks, start
 from torch import nn
-from torch.multiprocessing import get_context
 from torch.nn import functional as F
 
 import lconv_fast as lc
 
 DIMS = {2: "z"}
-Process = get_context("spawn").Process
 
 
 class Calls(nn.Module):
@@ -55,6 +53,7 @@ MODELS = [
     ("matmul", lambda: Calls(lambda x: x @ x.transpose(2, 3)), "product of matrices"),
     ("reshape", lambda: Calls(lambda x: x.reshape(1, 4, 8, 12)), "sharded dimensions"),
     ("thin", lambda: lc.LConv2d(4, 4, "translation", accuracy=8), "halo"),
+    ("thin mirror", lambda: lc.LConv2d(4, 4, accuracy=6, padding_mode="reflect"), "reflect padding by 3 points"),
     ("thin level", lambda: nn.Sequential(*[nn.AvgPool2d(2), nn.Conv2d(4, 4, 3, padding=1)] * 3), "none for some rank"),
 ]
 
@@ -154,7 +153,7 @@ def _killed(rank, world, folder):
 
 def test_a_rank_that_is_killed(tmp_path):
     processes = [
-        Process(target=start, args=(rank, 3, str(tmp_path), 10, _killed, (str(tmp_path),))) for rank in range(3)
+        SERVER.Process(target=start, args=(rank, 3, str(tmp_path), 10, _killed, (str(tmp_path),))) for rank in range(3)
     ]
     for process in processes:
         process.start()

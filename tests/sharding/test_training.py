@@ -1,7 +1,5 @@
 """Data x space: FSDP2 and DDP on the data axis, checkpoints, compilation, bytes and memory."""
 
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -238,9 +236,6 @@ def _checkpointed(rank, world):
 
     mesh = mesh_of((world,), ("z",))
 
-    def call(model, x):
-        return checkpoint(model[1], model[0](x), use_reentrant=False)
-
     class Net(nn.Sequential):
         def forward(self, x):
             return checkpoint(self[1], self[0](x), use_reentrant=False) if self.recompute else super().forward(x)
@@ -260,6 +255,9 @@ def test_activation_checkpointing():
 
 
 def _compiled(rank, world, backend, unet):
+    import torch._inductor.config
+
+    torch._inductor.config.fx_graph_cache = False
     mesh = mesh_of((world,), ("z",))
     torch.manual_seed(0)
     small = [lc.LConv2d(2, 3), nn.GroupNorm(1, 3), nn.ReLU(), nn.Conv2d(3, 2, 3, padding=1)]
@@ -276,7 +274,6 @@ def test_compiled(unet):
 
 @pytest.mark.full
 def test_compiled_by_inductor():
-    os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "0")
     run_ranks(2, _compiled, "inductor", False, seconds=300)
 
 
