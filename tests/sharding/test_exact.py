@@ -36,8 +36,9 @@ def _layers(rank, world, modes, accuracies, grids):
                         compare(layer.double(), torch.randn(2, 3, *full).double(), mesh, dims, what=what)
 
 
-def test_layers():
-    run_ranks(4, _layers, ("zeros", "circular"), (6,), ((21, 18), (16, 13, 5)))
+@pytest.mark.parametrize("world", [1, 4])
+def test_layers(world):
+    run_ranks(world, _layers, ("zeros", "circular"), (2, 6), ((21, 18), (16, 13, 5)))
 
 
 @pytest.mark.full

@@ -31,6 +31,14 @@ def attention(x):
     return F.scaled_dot_product_attention(points, points, points)
 
 
+def on_mean(x, layer):
+    return layer(x.mean((2, 3), keepdim=True).expand(-1, -1, 12, 8))
+
+
+def sampled():
+    return lc.LConv2d(4, 4, lc.FieldGenerators(torch.ones(1, 2, 12, 8)))
+
+
 # (name, model, what the error says), on (1, 4, 12, 8)
 MODELS = [
     ("attention layer", lambda: nn.Sequential(nn.Identity(), nn.MultiheadAttention(4, 1)), r"1 \(MultiheadAttention\)"),
@@ -51,6 +59,7 @@ MODELS = [
     ("values", lambda: Calls(lambda x: x * 2 if x.sum() > 0 else x), r"meta|values|Bool|bool"),
     ("extent", lambda: Calls(lambda x: x / x.shape[2]), "depends on the extents"),
     ("matmul", lambda: Calls(lambda x: x @ x.transpose(2, 3)), "product of matrices"),
+    ("field on whole input", lambda: Calls(on_mean, sampled()), "input is whole on every rank"),
     ("reshape", lambda: Calls(lambda x: x.reshape(1, 4, 8, 12)), "sharded dimensions"),
     ("thin", lambda: lc.LConv2d(4, 4, "translation", accuracy=8), "halo"),
     ("thin mirror", lambda: lc.LConv2d(4, 4, accuracy=6, padding_mode="reflect"), "reflect padding by 3 points"),
