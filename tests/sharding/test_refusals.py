@@ -10,6 +10,7 @@ import torch.distributed as dist
 from ranks import SERVER, mesh_of, run_ranks, start
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import lconv_fast as lc
 
@@ -29,6 +30,10 @@ class Calls(nn.Module):
 def attention(x):
     points = x.flatten(2).transpose(1, 2)
     return F.scaled_dot_product_attention(points, points, points)
+
+
+def recomputed(layer, x):
+    return checkpoint(lambda t: F.conv2d(t, layer.weight, padding=1), x, use_reentrant=False)
 
 
 def on_mean(x, layer):
@@ -59,6 +64,7 @@ MODELS = [
     ("values", lambda: Calls(lambda x: x * 2 if x.sum() > 0 else x), r"meta|values|Bool|bool"),
     ("extent", lambda: Calls(lambda x: x / x.shape[2]), "depends on the extents"),
     ("matmul", lambda: Calls(lambda x: x @ x.transpose(2, 3)), "product of matrices"),
+    ("checkpointed function", lambda: Calls(lambda x, layer: recomputed(layer, x), nn.Conv2d(4, 4, 3)), "a function"),
     ("field on whole input", lambda: Calls(on_mean, sampled()), "input is whole on every rank"),
     ("reshape", lambda: Calls(lambda x: x.reshape(1, 4, 8, 12)), "sharded dimensions"),
     ("thin", lambda: lc.LConv2d(4, 4, "translation", accuracy=8), "halo"),
