@@ -267,13 +267,12 @@ def shard(model: nn.Module, mesh: DeviceMesh, dims: Dims, *, check: bool = True)
     After it, `model(x)` takes parts (`local_part`) and returns parts. Halos are received where layers need them (L-conv
     layers of any boundary and stride, convolutions, transposed convolutions, pooling, padding, interpolation by integer
     factors, as layers or as functions), norm layers take the statistics of the whole domain, means and sums over it
-    are those of all ranks. Of
-    a result that lies on the ranks, the gradients are those of the sum of all ranks' losses; of one that is the same
-    on every rank (after a global mean), those of the loss that each of them computes alike.
+    are those of all ranks. Of a result that lies on the ranks, the gradients are those of the sum of all ranks'
+    losses; of one that is the same on every rank (after a global mean), those of the loss that each computes alike.
 
     Learned and fixed fields of sampled generators become DTensors, sharded like the domain. All other parameters stay
-    as they are, the same on every rank, and get their whole gradient. `fully_shard(model, mesh["dp"])` or
-    DistributedDataParallel on the data axis may follow.
+    as they are, the same on every rank, and get their whole gradient. `fully_shard(model, mesh=mesh["dp"])` on the data
+    axis may follow, or DistributedDataParallel for a model without sampled fields (it takes no DTensors).
 
     Args:
         model: a module; layers that see all points at once (attention, dense or spectral generators) are refused.

@@ -17,10 +17,18 @@ from lconv_fast.sharding.calls import name_of
 from lconv_fast.sharding.plan import Plan
 
 
+def _pack() -> Any:
+    if torch.compiler.is_compiling():
+        return None
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks[0] if hooks else None
+
+
 class Running(TorchFunctionMode):
     def __init__(self, plan: Plan, path: str) -> None:
         super().__init__()
         self.plan, self.path = plan, path
+        self.pack = _pack()  # what keeps tensors for the backward pass where the module is entered
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -34,4 +42,12 @@ class Running(TorchFunctionMode):
             return func(met, *args[1:], **kwargs)
         with torch._C.DisableTorchFunction():
             entry = self.plan.find(self.path, name_of(func), args, kwargs)
-            return func(*args, **kwargs) if entry is None else entry(func, args, kwargs)
+            if entry is None:
+                return func(*args, **kwargs)
+            pack = _pack()
+            if pack is not self.pack and getattr(pack, "__module__", "") == "torch.utils.checkpoint":
+                raise RuntimeError(
+                    f"{self.path or 'model'}: activation checkpointing of a function, which calls {name_of(func)}: "
+                    "its second run would not be sharded; make it a module, and checkpoint that"
+                )
+            return entry(func, args, kwargs)

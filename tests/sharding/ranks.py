@@ -14,6 +14,10 @@ from torch.distributed.device_mesh import init_device_mesh
 
 import lconv_fast as lc
 
+# One server imports the libraries, once; ranks are forked from it.
+SERVER = mp.get_context("forkserver")
+SERVER.set_forkserver_preload(["lconv_fast.sharding", "lconv_fast.nets", "torch.distributed.checkpoint"])
+
 
 def start(rank: int, world: int, folder: str, seconds: int, function, arguments) -> None:
     torch.set_num_threads(1)
@@ -28,7 +32,7 @@ def start(rank: int, world: int, folder: str, seconds: int, function, arguments)
 def run_ranks(world: int, function, *arguments, seconds: int = 30) -> None:
     """function(rank, world, *arguments) on `world` processes; an error of one is raised here."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(start, (world, folder, seconds, function, arguments), world)
+        mp.start_processes(start, (world, folder, seconds, function, arguments), world, start_method="forkserver")
 
 
 MESHES = {

@@ -36,7 +36,7 @@ def _layers(rank, world, modes, accuracies, grids):
                         compare(layer.double(), torch.randn(2, 3, *full).double(), mesh, dims, what=what)
 
 
-@pytest.mark.parametrize("world", [4])
+@pytest.mark.parametrize("world", [1, 4])
 def test_layers(world):
     run_ranks(world, _layers, ("zeros", "circular"), (2, 6), ((21, 18), (16, 13, 5)))
 
@@ -45,7 +45,7 @@ def test_layers(world):
 @pytest.mark.parametrize("world", MESHES)
 def test_layers_everywhere(world):
     modes = ("zeros", "circular", "replicate", "reflect")
-    run_ranks(world, _layers, modes, (2, 4, 6), ((20, 16), (21, 18), (16, 13, 6), (19, 12, 5)), seconds=300)
+    run_ranks(world, _layers, modes, (2, 4, 6), ((20, 16), (22, 18), (16, 13, 6), (19, 12, 5)), seconds=300)
 
 
 class Functions(nn.Module):
@@ -108,3 +108,17 @@ def _models(rank, world):
 @pytest.mark.parametrize("world", [4, pytest.param(2, marks=pytest.mark.full), pytest.param(3, marks=pytest.mark.full)])
 def test_models(world):
     run_ranks(world, _models)
+
+
+def _three_axes(rank, world):
+    mesh, dims = mesh_of((2, 2, 2), ("z", "y", "x")), {2: "z", 3: "y", 4: "x"}
+    torch.manual_seed(0)
+    unet = lc.nets.LUNet(1, 2, ndim=3, widths=(3, 4), norm="instance")
+    compare(unet.double(), torch.randn(1, 1, 8, 14, 10).double(), mesh, dims, 1e-13)
+    layer = lc.LConv3d(2, 3, "affine", accuracy=4, padding_mode="circular", stride=2)
+    compare(layer.double(), torch.randn(1, 2, 9, 8, 7).double(), mesh, dims)
+
+
+@pytest.mark.full
+def test_three_sharded_axes():
+    run_ranks(8, _three_axes, seconds=60)

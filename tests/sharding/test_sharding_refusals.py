@@ -7,15 +7,14 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import mesh_of, run_ranks, start
+from ranks import SERVER, mesh_of, run_ranks, start
 from torch import nn
-from torch.multiprocessing import get_context
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import lconv_fast as lc
 
 DIMS = {2: "z"}
-Process = get_context("spawn").Process
 
 
 class Calls(nn.Module):
@@ -31,6 +30,18 @@ class Calls(nn.Module):
 def attention(x):
     points = x.flatten(2).transpose(1, 2)
     return F.scaled_dot_product_attention(points, points, points)
+
+
+def recomputed(layer, x):
+    return checkpoint(lambda t: F.conv2d(t, layer.weight, padding=1), x, use_reentrant=False)
+
+
+def on_mean(x, layer):
+    return layer(x.mean((2, 3), keepdim=True).expand(-1, -1, 12, 8))
+
+
+def sampled():
+    return lc.LConv2d(4, 4, lc.FieldGenerators(torch.ones(1, 2, 12, 8)))
 
 
 # (name, model, what the error says), on (1, 4, 12, 8)
@@ -53,8 +64,11 @@ MODELS = [
     ("values", lambda: Calls(lambda x: x * 2 if x.sum() > 0 else x), r"meta|values|Bool|bool"),
     ("extent", lambda: Calls(lambda x: x / x.shape[2]), "depends on the extents"),
     ("matmul", lambda: Calls(lambda x: x @ x.transpose(2, 3)), "product of matrices"),
+    ("checkpointed function", lambda: Calls(lambda x, layer: recomputed(layer, x), nn.Conv2d(4, 4, 3)), "a function"),
+    ("field on whole input", lambda: Calls(on_mean, sampled()), "input is whole on every rank"),
     ("reshape", lambda: Calls(lambda x: x.reshape(1, 4, 8, 12)), "sharded dimensions"),
     ("thin", lambda: lc.LConv2d(4, 4, "translation", accuracy=8), "halo"),
+    ("thin mirror", lambda: lc.LConv2d(4, 4, accuracy=6, padding_mode="reflect"), "reflect padding by 3 points"),
     ("thin level", lambda: nn.Sequential(*[nn.AvgPool2d(2), nn.Conv2d(4, 4, 3, padding=1)] * 3), "none for some rank"),
 ]
 
@@ -154,7 +168,7 @@ def _killed(rank, world, folder):
 
 def test_a_rank_that_is_killed(tmp_path):
     processes = [
-        Process(target=start, args=(rank, 3, str(tmp_path), 10, _killed, (str(tmp_path),))) for rank in range(3)
+        SERVER.Process(target=start, args=(rank, 3, str(tmp_path), 10, _killed, (str(tmp_path),))) for rank in range(3)
     ]
     for process in processes:
         process.start()
