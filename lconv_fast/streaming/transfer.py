@@ -59,5 +59,6 @@ class Transfer:
             self._writing.pop(0).result()
 
     def close(self) -> None:
+        """What has been computed is written, whatever has happened: an interrupted prediction goes on from there."""
         self._reader.shutdown(wait=True, cancel_futures=True)
-        self._writer.shutdown(wait=True, cancel_futures=True)
+        self._writer.shutdown(wait=True)
