@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from lconv_fast.regions.cut import cut
 from lconv_fast.regions.graph import Graph
 from lconv_fast.regions.intervals import Box, Interval, Region, length, overlap, runs
 from lconv_fast.regions.rules import Kind, Value
@@ -63,6 +64,8 @@ class Piece:
 
     def _cut(self, tensor: Tensor, operand: Value, box: Box, boundaries: Sequence[str], fill: float) -> Tensor:
         sides = [0, 0] * tensor.dim()
+        whole: dict[int, tuple[int, int]] = {}  # the dimensions of which one run is taken
+        wrapped: list[tuple[int, list[tuple[int, int]]]] = []
         for axis, (interval, boundary) in enumerate(zip(box, boundaries, strict=True)):
             dim, segments = operand.dims.index(axis), self.regions[operand][axis]
             parts = runs(interval, operand.extents[axis], boundary)
@@ -72,11 +75,14 @@ class Piece:
             if isinstance(parts[-1], int) and len(parts) > 1:
                 sides[place + 1] = parts[-1]
             inner = [part for part in parts if not isinstance(part, int)]
-            if not inner:
-                tensor = tensor.narrow(dim, 0, 0)
-                continue
-            slices = [tensor.narrow(dim, _place(segments, part), part[1] - part[0]) for part in inner]
-            tensor = slices[0] if len(slices) == 1 else torch.cat(slices, dim)
+            found = [(place, place + part[1] - part[0]) for part in inner for place in [_place(segments, part)]]
+            if len(found) > 1:
+                wrapped.append((dim, found))
+            else:
+                whole[dim] = found[0] if found else (0, 0)
+        tensor = cut(tensor, whole)
+        for dim, found in wrapped:
+            tensor = torch.cat([tensor.narrow(dim, first, stop - first) for first, stop in found], dim)
         return F.pad(tensor, sides, value=fill) if any(sides) else tensor
 
     def small(self, argument: Any, narrow: dict[int, Any] | None = None) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lconv_fast.form.calculus import F, G, partial
 from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode
+from lconv_fast.regions.cut import cut
 from lconv_fast.regions.intervals import AxisMap, Box, runs
 from lconv_fast.regions.rules.base import Dims, NotLocal, Rule, Tile, Value, by_axis, spatial_last
 
@@ -74,9 +75,8 @@ class LConv(Rule):
             y = partial(F, (coefficients, None, weight, data), piece, op["identity"], bias)
         else:
             y = partial(G, (coefficients, data, weight, None), piece, op["identity"], bias)
-        for k, ((first, stop), (start, _)) in enumerate(zip(inner, outer, strict=True)):
-            y = y.narrow(2 + k, first - start, stop - first)
-        return y
+        offsets = [(first - start, stop - start) for (first, stop), (start, _) in zip(inner, outer, strict=True)]
+        return cut(y, {2 + k: offset for k, offset in enumerate(offsets)})
 
     def strided(self, op: Value, box: Box, tile: Tile) -> Tensor:
         """Every stride-th point: the piece begins at one, its surroundings are a halo."""
