@@ -44,17 +44,20 @@ class Piece:
         return [self.held[target] for target in targets]
 
     def _on_region(self, value: Value, region: Region) -> Any:
-        def parts(axis: int, box: tuple[Interval, ...]) -> Any:
-            if axis == len(region):
-                return value.rule.run(value, box, self)  # type: ignore[union-attr]
-            pieces = [parts(axis + 1, (*box, one)) for one in region[axis]]
-            if len(pieces) == 1:
-                return pieces[0]
-            if isinstance(pieces[0], Tensor):
-                return torch.cat(pieces, value.dims.index(axis))
-            return tuple(torch.cat(same, value.dims.index(axis)) for same in zip(*pieces, strict=True))
+        return self._parts(value, region, ())
 
-        return parts(0, ())
+    def _parts(self, value: Value, region: Region, box: tuple[Interval, ...]) -> Any:
+        # A method: a function within a function that calls itself would be a cycle, and hold the tile until the next
+        # garbage collection.
+        axis = len(box)
+        if axis == len(region):
+            return value.rule.run(value, box, self)  # type: ignore[union-attr]
+        pieces = [self._parts(value, region, (*box, one)) for one in region[axis]]
+        if len(pieces) == 1:
+            return pieces[0]
+        if isinstance(pieces[0], Tensor):
+            return torch.cat(pieces, value.dims.index(axis))
+        return tuple(torch.cat(same, value.dims.index(axis)) for same in zip(*pieces, strict=True))
 
     def piece(self, operand: Value, box: Box, boundaries: Sequence[str], fill: float = 0.0) -> Any:
         held = self.held[operand]

@@ -30,4 +30,7 @@ def test_all_of_it_is_the_tensor_itself():
 
 def test_of_an_expanded_tensor():
     x = torch.randn(1, 3, 1, dtype=torch.float64).expand(2, 3, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda t: cut(t, {2: (1, 3)}), (x,))
+    (gradient,) = torch.autograd.grad(cut(x, {2: (1, 3)}).sum(), x)
+    expected = torch.zeros(2, 3, 4, dtype=torch.float64)
+    expected[..., 1:3] = 1
+    assert torch.equal(gradient, expected)

@@ -154,17 +154,14 @@ def operand_call(op: Value, box: Box, tile: Tile, function: Callable[..., Any] |
     """The operator itself on the pieces of its operands, with some arguments changed."""
     by_node = {value.node: value for value in (*op.fields, *op.others)}
 
-    def given(argument: Any) -> Any:
-        if isinstance(argument, fx.Node):
-            value = by_node[argument]
-            if value.kind == Kind.FIELD:
-                return op.rule.operand(op, value, box, tile)  # type: ignore[union-attr]
-            return tile.small(argument, aligned(op, value, box))
-        if isinstance(argument, (list, tuple)):
-            return type(argument)(given(item) for item in argument)
-        return argument
+    def given(argument: fx.Node) -> Any:
+        value = by_node[argument]
+        if value.kind == Kind.FIELD:
+            return op.rule.operand(op, value, box, tile)  # type: ignore[union-attr]
+        return tile.small(argument, aligned(op, value, box))
 
-    arguments = {name: given(value) for name, value in {**op.arguments, **changes}.items()}
+    # Not by a `given` that calls itself: that would be a cycle, which holds the tile until the next garbage collection.
+    arguments = {name: fx.map_arg(value, given) for name, value in {**op.arguments, **changes}.items()}
     schema = op.node.target._schema.arguments  # type: ignore[union-attr]
     positional = [arguments[a.name] for a in schema if not a.kwarg_only]
     keywords = {a.name: arguments[a.name] for a in schema if a.kwarg_only and arguments[a.name] is not None}
