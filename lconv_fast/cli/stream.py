@@ -88,7 +88,8 @@ def _create_zarr(path: Path, shape: tuple[int, ...], dtype: Any, source: Path, a
 def _read_nii(path: Path) -> Any:
     import nibabel
 
-    return nibabel.load(path).dataobj  # type: ignore[attr-defined]
+    image: Any = nibabel.load(path)
+    return image.dataobj
 
 
 def _create_nii(path: Path, shape: tuple[int, ...], dtype: Any, source: Path, again: bool) -> Any:
@@ -98,7 +99,8 @@ def _create_nii(path: Path, shape: tuple[int, ...], dtype: Any, source: Path, ag
 
     first = path.with_name(path.name + ".npy")
     array, _ = _create_npy(first, shape, dtype, source, again)
-    place = nibabel.load(source).affine if _suffix(source) in (".nii", ".nii.gz") else np.eye(4)  # type: ignore[attr-defined]
+    image: Any = nibabel.load(source) if _suffix(source) in (".nii", ".nii.gz") else None
+    place = np.eye(4) if image is None else image.affine
 
     def end() -> None:
         small = array.astype(np.uint8) if array.dtype == np.int64 and array.max(initial=0) < 256 else array
