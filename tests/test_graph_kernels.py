@@ -69,7 +69,9 @@ def test_operators(case, place):
     count, groups, incidence, ins, outs, dtype = case
     edges = 190
     if place == "gpu":  # little work for the interpreter
-        pytest.importorskip("triton")
+        pytest.importorskip(
+            "triton", reason="the GPU kernels need the package triton, which this platform may not have"
+        )
         count, ins, outs, edges = min(count, 2), min(ins, 18), min(outs, 17), 50
         dtype = torch.float16 if count == 2 and groups == 2 else dtype
     index, s, f, w, g, graph = drawn(count, groups, incidence, ins, outs, dtype, edges=edges)

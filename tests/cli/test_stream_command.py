@@ -69,7 +69,7 @@ def run(*arguments):
 @pytest.mark.parametrize("kind", PACKAGES)
 @pytest.mark.parametrize("saved", ["model.pt", "model.pt2"])
 def test_files(kind, saved, network, tmp_path):
-    pytest.importorskip(PACKAGES[kind])
+    pytest.importorskip(PACKAGES[kind], reason="reads and writes this format with an optional package")
     array = (100 * np.random.default_rng(0).standard_normal(SHAPE)).astype(np.int16)
     write(tmp_path / f"x{kind}", array)
     done = run(
@@ -90,7 +90,7 @@ def test_files(kind, saved, network, tmp_path):
 
 
 def test_channels_stand_last_in_nifti_files(network, tmp_path):
-    pytest.importorskip("nibabel")
+    pytest.importorskip("nibabel", reason="reads and writes .nii with the optional package nibabel")
     array = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
     np.save(tmp_path / "x.npy", array)
     done = run(tmp_path / "model.pt", tmp_path / "x.npy", "--out", tmp_path / "other.nii", "--memory", "64 MiB")

@@ -16,7 +16,7 @@ def network():
 
 
 def inferer(**options):
-    inferers = pytest.importorskip("monai.inferers")
+    inferers = pytest.importorskip("monai.inferers", reason="adapts an inferer of MONAI, where that is installed")
     return inferers.SlidingWindowInferer(**{"roi_size": (16, 12, 16), "overlap": 0.5, "with_coord": True, **options})
 
 
@@ -44,7 +44,7 @@ def test_monai_refused(options, halo, message):
 
 
 def test_torchio():
-    tio = pytest.importorskip("torchio")
+    tio = pytest.importorskip("torchio", reason="adapts a sampler of TorchIO, where that is installed")
     model, volume = network(), torch.randn(1, 29, 26, 31).double()
     subject = tio.Subject(image=tio.ScalarImage(tensor=volume))
     sampler = tio.inference.GridSampler(subject, patch_size=(16, 12, 16), patch_overlap=6)

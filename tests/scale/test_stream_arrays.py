@@ -39,7 +39,7 @@ def test_arrays(kind, tmp_path, spill):
         volume, target = memmap(tmp_path / "x.npy", x.numpy()), memmap(tmp_path / "t.npy", labels.numpy())
         out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.int64, (12, 11, 10))
     else:
-        zarr = pytest.importorskip("zarr")
+        zarr = pytest.importorskip("zarr", reason="streams arrays of zarr, where that is installed")
         volume = zarr.create_array(tmp_path / "x.zarr", data=x.numpy(), chunks=(5, 5, 5))
         target = zarr.create_array(tmp_path / "t.zarr", data=labels.numpy(), chunks=(5, 5, 5))
         out = zarr.create_array(tmp_path / "out.zarr", shape=(12, 11, 10), dtype="int64", chunks=(5, 5, 5))

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.full
 def test_whole_volume(tmp_path):
     for package in ("nibabel", "nilearn", "matplotlib"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason="the brain and its reader come with optional packages")
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(ROOT / "examples/whole_volume.py"), "--small", "--picture", str(tmp_path / "a.png")]
     run = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
