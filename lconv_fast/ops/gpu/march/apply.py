@@ -18,23 +18,17 @@ from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type, coordinate
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.march.basis import basis_size, basis_weight, in_basis, mixing
-from lconv_fast.ops.gpu.march.lines import (
+from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, keep_behind, line_ends, line_of, row_tiles
+from lconv_fast.ops.gpu.march.registers import (
     BLOCK,
     CHANNELS,
     PAIRS,
-    Columns,
-    Stencil,
     all_beside,
     channel_order,
-    field_of,
     halves,
-    keep_behind,
-    line_ends,
-    line_of,
     pair_difference,
     permuted,
     point_order,
-    row_tiles,
     stacks_of,
     store_line,
     weight_rows,

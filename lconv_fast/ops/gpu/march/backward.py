@@ -19,18 +19,14 @@ from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.march.basis import basis_weight, in_basis, mixing, weight_gradient
-from lconv_fast.ops.gpu.march.lines import (
+from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, line_of, row_tiles
+from lconv_fast.ops.gpu.march.registers import (
     BLOCK,
     CHANNELS,
     PAIRS,
-    Columns,
-    Stencil,
     all_beside,
     channel_order,
-    field_of,
-    line_of,
     permuted,
-    row_tiles,
     stacks_of,
     store_line,
     weight_stack,

@@ -18,18 +18,8 @@ from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.march.basis import by_axis, mixing, weight_gradient
-from lconv_fast.ops.gpu.march.lines import (
-    BLOCK,
-    CHANNELS,
-    PAIRS,
-    Columns,
-    Stencil,
-    all_beside,
-    field_of,
-    line_of,
-    row_tiles,
-    stacks_of,
-)
+from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, line_of, row_tiles
+from lconv_fast.ops.gpu.march.registers import BLOCK, CHANNELS, PAIRS, all_beside, stacks_of
 from lconv_fast.ops.gpu.march.way import filled, steps_of
 from lconv_fast.ops.gpu.tables import GramMarch
 from lconv_fast.ops.gpu.tile.points import base_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode
 from lconv_fast.ops.gpu.call import HALVES, Call
-from lconv_fast.ops.gpu.march.lines import BLOCK
+from lconv_fast.ops.gpu.march.registers import BLOCK
 
 
 def central_steps(g: Geometry) -> tuple[float, ...] | None:
