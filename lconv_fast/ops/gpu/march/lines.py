@@ -69,12 +69,10 @@ def keep_behind(step, ptx: tl.constexpr):
 
 @triton.jit
 def _along(i, size, padding: tl.constexpr):
-    """An index that may be one step outside, and whether there is a point."""
-    inside = (i >= 0) & (i < size)
+    """An index that may be a step outside, two if what is there is never needed; and whether there is a point."""
     if padding == CIRCULAR:
         i = tl.where(i < 0, i + size, tl.where(i >= size, i - size, i))
-        inside = i >= 0
-    return i, inside
+    return i, (i >= 0) & (i < size)
 
 
 @triton.jit
@@ -100,6 +98,17 @@ def _line_at(columns, z, y, x, k: tl.constexpr, padding: tl.constexpr):
 def line_of(columns, y, k: tl.constexpr, padding: tl.constexpr):
     """Line y of the columns, block k of the channels."""
     return _line_at(columns, columns.z, y, columns.x, k, padding)
+
+
+@triton.jit
+def line_of_partner(view, base, columns, y, bottom, c, channels):
+    """Line y, as far as `bottom`, of a tensor that is read without taps: (points, channels)."""
+    x = columns.x
+    offset = columns.z * view.axes[0] + y * view.axes[1] + x * view.axes[2]
+    there = x < tl.where(y < bottom, columns.box.out[2], 0)
+    return tl.load(
+        base + offset[:, None] + c[None, :] * view.channel, mask=there[:, None] & (c < channels)[None, :], other=0.0
+    )
 
 
 @triton.constexpr_function
