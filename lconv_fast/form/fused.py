@@ -35,9 +35,11 @@ def finished(
     window: Window | None = None,
     halo: Sequence[int] | None = None,
 ) -> Tensor | None:
-    """As `form.lconv`, then `epilogue.finish`; None where that has to be done in its parts: on CPUs, in float32 and
-    float64, for transposed generators, under forward-mode derivatives and functorch's transforms, and in exported graphs,
-    whose readers know the parts."""
+    """As `form.lconv`, then `epilogue.finish`.
+
+    None where that is done in its parts: on CPUs, in float32 and float64, for transposed generators, under forward-mode
+    derivatives and functorch's transforms, and in exported graphs, whose readers know the parts.
+    """
     if stencil is None or stencil.transposed or input.dtype not in _HALVES or not on_gpu(input):
         return None
     if torch.compiler.is_exporting():

@@ -24,7 +24,6 @@ from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, keep_behi
 from lconv_fast.ops.gpu.march.mixing import Mixture
 from lconv_fast.ops.gpu.march.registers import (
     BLOCK,
-    CHANNELS,
     PAIRS,
     all_beside,
     channel_order,
@@ -37,10 +36,9 @@ from lconv_fast.ops.gpu.march.registers import (
     stacks_of,
     store_blocks,
     store_line,
-    weight_rows,
-    weight_stack,
 )
 from lconv_fast.ops.gpu.march.way import filled, steps_of
+from lconv_fast.ops.gpu.march.weights import difference_weight, own_weight, weight_stack
 from lconv_fast.ops.gpu.tables import March, width_of
 from lconv_fast.ops.gpu.tile.points import base_of
 from lconv_fast.ops.gpu.views import (
@@ -175,33 +173,6 @@ def finished_plan(call: Call) -> Plan | str:
 def coordinates_after(stencil):
     """Whether products are with differences, and coordinates multiply their sums."""
     return stencil.kind == AFFINE_BASIS.value and not stencil.transposed
-
-
-@triton.jit
-def difference_weight(
-    weight,
-    group,
-    block: tl.constexpr,
-    first: tl.constexpr,
-    size: tl.constexpr,
-    b: tl.constexpr,
-    blocks: tl.constexpr,
-    stencil: tl.constexpr,
-    o,
-    outs,
-):
-    """W_ab for a stack of permuted tiles D_a f, all axes of block `block`, then of the next, from tile `first` on."""
-    n: tl.constexpr = stencil.ndim
-    tile = first + tl.arange(0, CHANNELS * size) // CHANNELS
-    c = (block + tile // n) * CHANNELS + channel_order(CHANNELS * size) % CHANNELS
-    return weight_rows(weight, group, 1 + tile % n * (n + 1) + b, c, tile < n * blocks, o, outs)
-
-
-@triton.jit
-def own_weight(weight, group, block: tl.constexpr, blocks: tl.constexpr, o, outs):
-    """W^0 for `blocks` blocks of channels."""
-    c = block * CHANNELS + channel_order(CHANNELS * blocks)
-    return weight_rows(weight, group, c * 0, c, c >= 0, o, outs)
 
 
 @triton.jit

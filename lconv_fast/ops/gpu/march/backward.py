@@ -30,9 +30,9 @@ from lconv_fast.ops.gpu.march.registers import (
     permuted,
     stacks_of,
     store_line,
-    weight_stack,
 )
 from lconv_fast.ops.gpu.march.way import filled, steps_of
+from lconv_fast.ops.gpu.march.weights import weight_stack
 from lconv_fast.ops.gpu.tables import March
 from lconv_fast.ops.gpu.tile.points import base_of
 from lconv_fast.ops.gpu.views import (

@@ -122,42 +122,10 @@ def stacks_of(count, exact):
 
 
 @triton.jit
-def weight_rows(weight, group, row, c, there, o, outs):
-    """W[row, o, c], (k, outs), with row and c of every k, where there is such a row; else zero."""
-    return tl.load(
-        weight.data
-        + group * weight.group
-        + row[:, None] * weight.row
-        + c[:, None] * weight.into
-        + o[None, :] * weight.out,
-        mask=there[:, None] & (o < outs)[None, :],
-        other=0.0,
-    )
-
-
-@triton.jit
 def channel_order(n: tl.constexpr):
     """Within their blocks, of the columns of permuted tiles."""
     k = tl.arange(0, n)
     return (k // CHANNELS) * CHANNELS + ((k // 2) % 4) * 8 + ((k // 8) % 4) * 2 + k % 2
-
-
-@triton.jit
-def weight_stack(
-    weight,
-    group,
-    block: tl.constexpr,
-    first: tl.constexpr,
-    size: tl.constexpr,
-    stencil: tl.constexpr,
-    o,
-    outs,
-):
-    """What a stack of permuted tiles of one block of channels is multiplied with; zero where it repeats the last."""
-    rows: tl.constexpr = stencil.generators + stencil.identity
-    row = first + tl.arange(0, CHANNELS * size) // CHANNELS
-    c = block * CHANNELS + channel_order(CHANNELS * size) % CHANNELS
-    return weight_rows(weight, group, row + 1 - stencil.identity, c, row < rows, o, outs)
 
 
 @triton.jit
