@@ -130,8 +130,8 @@ def weight_gradient_kernel(
     own = totals[0] if identity == 1 else tl.zeros((BLOCK,), tl.float32)
     tl.store(target + e, own.to(narrow), mask=there)
     for i in range(generators):
-        total = tl.zeros((BLOCK,), tl.float32)
+        mixed = tl.zeros((BLOCK,), tl.float32)
         for k in tl.static_range(ndim * (ndim + 1)):
-            a: tl.constexpr = k // (ndim + 1)
-            total += _mixing(v, i, a, k % (ndim + 1), factors[a]) * totals[identity + k]
-        tl.store(target + as_type(i + 1, tl.int64) * size + e, total.to(narrow), mask=there)
+            m = _mixing(v, i, k // (ndim + 1), k % (ndim + 1), factors[k // (ndim + 1)])
+            mixed += m * totals[identity + k]
+        tl.store(target + as_type(i + 1, tl.int64) * size + e, mixed.to(narrow), mask=there)
