@@ -20,6 +20,7 @@ MULTIPROCESSORS = 132
 SCHEDULERS = 4
 _REGISTERS, _SHARED, _RESERVED, _WARPS = 1 << 16, 228 << 10, 1 << 10, 64
 _BLOCK = 32  # channels that the marching kernels take at a time
+_OF_WEIGHTS = ("basis_weight_kernel", "weight_gradient_kernel")
 _BUSY = 0.8  # of the cycles: from here on issuing is the limit
 
 
@@ -57,8 +58,13 @@ def resident(kernel: Kernel) -> int:
 
 
 def predict(layer: Layer, launches: list[Launch]) -> dict[str, Any]:
-    """Figures of one layer: resources of its kernel, and for each card the fraction of the floor and the limit."""
-    parts = [_launch(layer, launch) for launch in launches]
+    """Figures of one layer: resources of its kernel, and for each card the fraction of the floor and the limit.
+
+    What mixes W and sums parts is left out.
+    """
+    parts = [_launch(layer, launch) for launch in launches if launch.kernel.name not in _OF_WEIGHTS]
+    if not parts:
+        raise ValueError(f"{layer}: no kernel of points")
     largest = max(parts, key=lambda p: p["cards"]["H200"]["milliseconds"])
     figures = {key: largest[key] for key in largest if key != "cards"} | {"launches": len(parts)}
     for name, card in CARDS.items():

@@ -126,9 +126,12 @@ class GramMarch(NamedTuple):
     most_affine: Limits
     most_fields: Limits
     most_basis: Limits
-    # So many affine generators and more are summed in the basis by the kernel for two axes; 0: never.
-    least_moments: Limits = (0, 0, 0)
-    ahead: bool = False  # whether lines are loaded a step before they are needed
+    moments: Limits = (0, 0, 0)  # whether the kernel for the affine basis of two axes serves
+    most_ahead: Limits = (
+        0,
+        0,
+        0,
+    )  # rows of affine generators up to which lines are loaded a step ahead
 
     @property
     def places(self) -> int:
@@ -138,7 +141,7 @@ class GramMarch(NamedTuple):
 
 # By (axes, more than 64 channels of the cotangent).
 GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
-    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 4, 7), (4, 7, 7), (2, 2, 2)),
+    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 4, 7), (4, 7, 7), (0, 1, 0), (0, 4, 0)),
     (2, True): GramMarch(128, 128, 8, 32, (0, 4, 4), (0, 4, 7), (0, 7, 7)),
     (3, False): GramMarch(64, 64, 4, 32, (3, 4, 5), (3, 4, 7), (4, 7, 7)),
     (3, True): GramMarch(128, 128, 8, 32, (0, 0, 5), (0, 0, 7), (0, 7, 7)),

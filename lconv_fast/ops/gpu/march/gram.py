@@ -104,7 +104,7 @@ class CorrelatePlan(NamedTuple):
 
 def plan(call: Call) -> Plan | str:
     g = call.geometry
-    in_basis = g.kind == CoefficientKind.AFFINE and (call.generators > g.ndim + 1 or _moments_entry(call) is not None)
+    in_basis = g.kind == CoefficientKind.AFFINE and call.generators > g.ndim + 1
     sums = _sums(call, in_basis, call.identity)
     if isinstance(sums, str):
         return sums
@@ -119,13 +119,12 @@ def correlate_plan(call: Call) -> CorrelatePlan | str:
 
 
 def _moments_entry(call: Call) -> GramMarch | None:
-    """Of the kernel for 2D affine bases, where it serves better than that for generators one by one."""
-    g = call.geometry
-    if g.kind != CoefficientKind.AFFINE or g.ndim != 2:
+    """Of the kernel for 2D affine bases, where it serves."""
+    if call.geometry.ndim != 2:
         return None
     for more in (call.outs > 64, False):
-        entry = call.table.gram_marches[g.ndim, more]
-        if 0 < entry.least_moments[call.card.generation] <= call.generators:
+        entry = call.table.gram_marches[2, more]
+        if entry.moments[call.card.generation]:
             return entry
     return None
 
@@ -157,7 +156,8 @@ def _sums(call: Call, in_basis: bool, identity: bool) -> Sums | str:
     if by_moments:
         launches = [call.launcher(march_moments_kernel, entry.warps, **constants)]
     else:
-        constants["ahead"] = entry.ahead
+        most_ahead = entry.most_ahead[call.card.generation]
+        constants["ahead"] = g.kind == CoefficientKind.AFFINE and not in_basis and rows <= most_ahead
         launches = [
             call.launcher(march_gram_kernel, entry.warps, first=first, rows=min(most, rows - first), **constants)
             for first in range(0, rows, most)
