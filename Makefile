@@ -11,7 +11,7 @@ STAMPS := $(VENV)/.lconv_fast
 BUILT := $(STAMPS)/built-$(shell pwd | cksum | cut -d' ' -f1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: env build demo test docs check-kernels sanitize lint format clean
+.PHONY: env build demo test docs check-kernels other-torch sanitize lint format clean
 
 env: $(STAMPS)/env
 build: $(BUILT)
@@ -48,6 +48,10 @@ check-kernels: env
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S tests/native -B build/native -G Ninja
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/native
 	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/native --output-on-failure
+
+# One build under an older PyTorch and this one; says `skipped` where the older one cannot be downloaded.
+other-torch: env
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/other_torch.py 2.11.0
 
 # The extension under sanitizers, for the instruction set of LCONV_KERNEL_SETS, with the operator tests.
 SANITIZED := build/sanitized
