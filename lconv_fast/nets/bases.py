@@ -104,7 +104,10 @@ def with_laplacian(generators: AffineGenerators) -> AffineDifferentialGenerators
     """Affine generators and the Laplacian together, each normalised (`generators.normalise`), on grids of any size.
 
     The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack.
+    Raises TypeError for other generators, ValueError for transposes.
     """
+    if not isinstance(generators, AffineGenerators):
+        raise TypeError(f"generators: expected AffineGenerators, got {type(generators).__name__}")
     if generators.transposed:
         raise ValueError("generators: expected vector fields, got transposes")
     return normalise(

@@ -194,6 +194,8 @@ ERRORS = [
     (lambda: unet()(torch.randn(2, 8, 8)), ValueError, "LUNet: expected input"),
     (lambda: resnet()(torch.randn(1, 2, 8)), ValueError, "LResNet: expected input"),
     (lambda: unet()(None), TypeError, "LUNet: expected input to be a tensor"),
+    (lambda: nets.with_laplacian(lc.generators.named("laplacian")), TypeError, "generators: expected AffineGenerators"),
+    (lambda: nets.with_laplacian(lc.generators.named("se").transpose()), ValueError, "expected vector fields"),
     (lambda: nets.equivariant("so"), ValueError, "group: expected one of translation"),
     (lambda: nets.equivariant("rotation", 1), ValueError, "group: 'rotation' has no motions on 1 axis"),
     (lambda: nets.equivariant("se", 4), ValueError, "ndim: expected 1, 2 or 3"),
