@@ -177,9 +177,10 @@ _DOC = """y = activation(f W0^T + sum_i (L_i f) Wi^T + bias + residual) on {ndim
     Args:
         in_channels, out_channels: numbers of channels, divisible by groups.
         generators: the name of a basis (translation, rotation, scaling, se, similitude, sl, gl, affine, lorentz of
-            affine fields; laplacian, unit_laplacian, second of second order: lconv_fast.generators.named), or a
-            Generators object. The default, d_a and the Laplacian at equal size, has n + 2 matrices in the place of 3^n
-            and was as accurate as a convolution where bases of first order were not (docs/networks.md).
+            affine fields; laplacian, unit_laplacian, second of second order; affine+laplacian, ... of both:
+            lconv_fast.generators.named), or a Generators object. The default, d_a and the Laplacian at equal size, has
+            n + 2 matrices in the place of 3^n and was as accurate as a convolution where bases of first order were not
+            (docs/networks.md).
         stride: y is computed at every stride-th point of each axis, from the first on; one integer or one per axis.
         groups: channels are mixed within groups alone.
         bias: adds a learnable bias, 0 at first.

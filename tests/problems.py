@@ -61,6 +61,7 @@ class Problem:
         shapes = {
             "affine": affine,
             "product": affine,
+            "affine differential": [(count, len(ORDERS[n]), n), (count, len(ORDERS[n]))],
             "field": [(count, n, *grid)],
             "stencil": [(count, len(TAPS[n]), *grid)],
             "constant": [(count, len(TAPS[n]))],
@@ -88,6 +89,7 @@ class Problem:
         accurate = {"accuracy": self.accuracy, **taps}
         makers = {
             "affine": lambda: lc.AffineGenerators(*numbers, **accurate),
+            "affine differential": lambda: lc.AffineDifferentialGenerators(*numbers, ORDERS[self.ndim], **accurate),
             "product": lambda: lc.ProductGenerators(
                 lc.AffineGenerators(*numbers, **accurate), self.pairs, spatial=self.grid
             ),
@@ -132,6 +134,10 @@ class Problem:
         scale = (max(self.grid) - 1) / 2
         x = [(i - (size - 1) / 2) / scale for i, size in zip(point, self.grid, strict=True)]
         v = matrix @ torch.tensor(x, dtype=torch.float64) + shift
+        if self.kind == "affine differential":
+            for m, alpha in enumerate(ORDERS[n]):
+                yield tuple(alpha), v[:, m]
+            return
         if self.kind == "affine":
             for a in range(n):
                 yield tuple(unit[a].tolist()), v[:, a]
@@ -233,7 +239,7 @@ def problems() -> list[Problem]:
     """Of generators with taps on a grid, which the fused kernels compute."""
     result = [
         Problem(kind, n, mode)
-        for kind in ("affine", "field", "stencil", "constant", "differential")
+        for kind in ("affine", "affine differential", "field", "stencil", "constant", "differential")
         for n in GRIDS
         for mode in MODES
     ]
@@ -245,7 +251,11 @@ def problems() -> list[Problem]:
     ]
     result += [Problem(kind, 2, mode) for kind in ("product", "differential sampled") for mode in MODES]
     result += [Problem("product", 1, "zeros"), Problem("product", 3, "circular"), Problem("product", 2, "reflect", 4)]
-    result += [Problem("differential", 2, "zeros", 4, count=3), Problem("differential", 1, "reflect", 8, count=3)]
+    result += [
+        Problem("affine differential", 2, "reflect", 4, count=3),
+        Problem("differential", 2, "zeros", 4, count=3),
+    ]
+    result += [Problem("differential", 1, "reflect", 8, count=3)]
     return result
 
 
@@ -253,7 +263,7 @@ def other_problems() -> list[Problem]:
     """Of generators that are computed otherwise: matrices, their factors, FFT, edges."""
     result = [Problem(kind, n, "none") for kind in ("dense", "low_rank") for n in GRIDS]
     result += [Problem(kind, n, "circular", "spectral") for kind in ("affine", "field", "differential") for n in GRIDS]
-    result += [Problem("product", 2, "circular", "spectral")]
+    result += [Problem(kind, 2, "circular", "spectral") for kind in ("product", "affine differential")]
     return result + [Problem("graph", 1, "none"), Problem("incidence", 1, "none")]
 
 
