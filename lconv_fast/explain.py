@@ -173,5 +173,6 @@ def _on_gpu(
             ),
         )
         for operator in WAYS
+        if operator != "finished" or (layer.activation is not None and not transposed)
         if PaddingMode(geometry.padding_mode).inverts or operator not in ("transposed", "backward")
     )
