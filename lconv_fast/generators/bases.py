@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from lconv_fast.checks import choice
 from lconv_fast.generators import algebras
 from lconv_fast.generators.affine import AffineGenerators
 from lconv_fast.generators.base import Generators
@@ -30,8 +31,7 @@ def named(name: str, ndim: int = 2, **keywords: Any) -> Generators:
     same, each divided by its root mean square on white noise, which trains better) and second (d_a and all d_a d_b with
     a <= b, n + n (n + 1) / 2). Raises ValueError for another name.
     """
-    if not isinstance(name, str) or name not in BASES:
-        raise ValueError(f"generators: expected one of {', '.join(BASES)}, got {name!r}")
+    choice("generators", name, BASES)
     algebras.check_ndim(ndim)
     taken = KEYWORDS if name in algebras.ALGEBRAS else KEYWORDS[:3]
     for keyword in keywords:

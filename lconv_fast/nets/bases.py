@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lconv_fast.checks import positive_int
+from lconv_fast.checks import choice, extents, positive_int
 from lconv_fast.generators import (
     AffineGenerators,
     DifferentialGenerators,
@@ -90,8 +90,7 @@ def equivariant(group: str, ndim: int = 2, **keywords: Any) -> Generators:
 
     Raises ValueError for another group. (Of similitudes, W^0 alone is left: take `lc.DifferentialInvariants`.)
     """
-    if group not in COMMUTANTS:
-        raise ValueError(f"group: expected one of {', '.join(COMMUTANTS)}, got {group!r}")
+    choice("group", group, COMMUTANTS)
     check_ndim(ndim)
     if group == "rotation" and ndim == 1:
         raise ValueError("group: 'rotation' has no motions on 1 axis")
@@ -104,7 +103,10 @@ def with_laplacian(generators: AffineGenerators, spatial: Sequence[int]) -> Diff
     The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack. Each
     is normalised (`generators.normalise`).
     """
+    if not isinstance(generators, AffineGenerators):
+        raise TypeError(f"generators: expected AffineGenerators, got {type(generators).__name__}")
     n = generators.ndim
+    spatial = extents("spatial", spatial, n)
     v = generators.sample(spatial)  # (n_L, n, *spatial)
     first = torch.cat([v, torch.zeros_like(v)], 1)
     second = torch.cat([torch.zeros_like(v[:1]), torch.ones_like(v[:1])], 1)
