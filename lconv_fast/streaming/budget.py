@@ -21,7 +21,7 @@ UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 def memory_bytes(memory: object) -> int:
     """2147483648 or "2 GiB"."""
     if isinstance(memory, (int, float)) and not isinstance(memory, bool):
-        if memory <= 0:
+        if not 0 < memory < float("inf"):
             raise ValueError(f"memory: expected a positive number of bytes, got {memory!r}")
         return int(memory)
     match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", memory.lower()) if isinstance(memory, str) else None

@@ -39,8 +39,8 @@ def showing(at, size, padding: tl.constexpr):
 
 @triton.jit
 def beside(i, size, padding: tl.constexpr):
-    """Of modes that invert, both rules without a division, for an index that is at most one step outside (two, if what is
-    there is never needed)."""
+    """Of modes that invert, both rules without a division, for an index that is at most one step outside (two, if what
+    is there is never needed)."""
     if padding == CIRCULAR:
         i = tl.where(i < 0, i + size, tl.where(i >= size, i - size, i))
     return i, (i >= 0) & (i < size)
