@@ -19,7 +19,7 @@ from lconv_fast.regions.graph import Graph, trace
 from lconv_fast.regions.plan import float_type, plan_of
 from lconv_fast.streaming import loss as losses
 from lconv_fast.streaming.arrays import Reader, Writer, dtype_of
-from lconv_fast.streaming.budget import choose_tile, costs, disk_bytes, memory_bytes
+from lconv_fast.streaming.budget import choose_tile, costs, disk_bytes, memory_bytes, tile_memory
 from lconv_fast.streaming.explain import StreamExplanation
 from lconv_fast.streaming.passes import Schedule, schedule
 from lconv_fast.streaming.record import Record, fingerprint
@@ -298,7 +298,15 @@ class Streamed:
         with (
             _bar(self.progress) as report,
             Run(
-                plan, reader, self.spill, self._device(), backward=backward, seed=seed, order=self.order, report=report
+                plan,
+                reader,
+                self.spill,
+                self._device(),
+                backward=backward,
+                seed=seed,
+                order=self.order,
+                memory=tile_memory(plan, backward),
+                report=report,
             ) as run,
         ):
             yield run
