@@ -82,7 +82,7 @@ def unsigned_int(name: str, value: object, most: int = MOST_STEPS) -> int:
         raise TypeError(f"{name}: expected an integer from 0 on, got {value!r}")
     if value < 0:
         raise ValueError(f"{name}: expected an integer from 0 on, got {value!r}")
-    if value > most:
+    if int(value) > most:
         raise ValueError(f"{name}: expected an integer from 0 to {most}, got {value!r}")
     return int(value)
 
