@@ -198,6 +198,8 @@ def _call(
         return None
     if input.is_meta or not isinstance(weight, Tensor) or torch.is_autocast_enabled(input.device.type):
         return None
+    if input.layout is not torch.strided:
+        return None
     described: list[object] = [
         stride,
         groups,
@@ -209,7 +211,7 @@ def _call(
     for t in (input, weight, bias, *generators._parameters.values(), *generators._buffers.values()):
         if t is None:
             described.append(None)
-        elif type(t) is Tensor or type(t) is Parameter:
+        elif (type(t) is Tensor or type(t) is Parameter) and t.layout is torch.strided:
             described += t.shape, t.dtype, t.device
         else:
             return None

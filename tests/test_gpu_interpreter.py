@@ -18,7 +18,8 @@ import lconv_fast as lc
 from lconv_fast import form
 from lconv_fast.epilogue import ACTIVATIONS
 from lconv_fast.ops import reference
-from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode, Stencil
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Geometry, Stencil
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.tables import Table, tuned
 from lconv_fast.ops.gpu.views import AFFINE_BASIS
