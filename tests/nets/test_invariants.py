@@ -180,10 +180,10 @@ def test_errors(call, kind, text):
 
 @pytest.mark.parametrize("group", ["se", "similitude"])
 def test_one_graph_for_all_sizes(group):
-    layer = lc.DifferentialInvariants(3, 4, group)
+    layer = lc.DifferentialInvariants(3, 4, group).double()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, backend=counter, fullgraph=True, dynamic=True)
     for batch, size in ((2, 12), (3, 20), (4, 9)):
-        f = torch.randn(batch, 3, size, size + 4)
+        f = torch.randn(batch, 3, size, size + 4, dtype=torch.float64)
         torch.testing.assert_close(compiled(f), layer(f))
     assert counter.frame_count == 1
