@@ -53,6 +53,7 @@ check-kernels: env
 other-torch: env
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/other_torch.py 2.11.0
 
+# Sizes beyond memory are refused there as everywhere, not ended by the sanitizer: allocator_may_return_null.
 # The extension under sanitizers, for the instruction set of LCONV_KERNEL_SETS, with the operator tests and malformed calls.
 SANITIZED := build/sanitized
 sanitize: build
@@ -61,7 +62,7 @@ sanitize: build
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(SANITIZED)
 	cp -r lconv_fast/[!_]* lconv_fast/__init__.py $(SANITIZED)/site/lconv_fast/
 	cd $(SANITIZED)/site && export LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 LCONV_FAST_CPU_CAPABILITY=avx2 && \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1 LCONV_FAST_CPU_CAPABILITY=avx2 && \
 	  $(abspath $(BIN))/python -c "import lconv_fast._C as c; assert 'sanitized' in c.__file__, c.__file__" && \
 	  $(abspath $(BIN))/python -m pytest -q $(CURDIR)/tests/test_layer.py $(CURDIR)/tests/generators/test_kinds.py $(CURDIR)/tests/test_paths.py \
 	  $(CURDIR)/tests/test_graph_kernels.py -k "not thousand and not gpu" && \

@@ -82,9 +82,10 @@ def unsigned_int(name: str, value: object, most: int = MOST_STEPS) -> int:
         raise TypeError(f"{name}: expected an integer from 0 on, got {value!r}")
     if value < 0:
         raise ValueError(f"{name}: expected an integer from 0 on, got {value!r}")
-    if int(value) > most:
+    number = int(value)
+    if number > most:
         raise ValueError(f"{name}: expected an integer from 0 to {most}, got {value!r}")
-    return int(value)
+    return number
 
 
 def real(name: str, value: object, low: float, high: float) -> float:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from lconv_fast import grid
 from lconv_fast.checks import boolean, check_float, choice, positive_int
 
+# Of axes, a <= b. Made here: TorchDynamo does not trace itertools.
+PAIRS = {n: tuple(combinations_with_replacement(range(n), 2)) for n in (1, 2, 3)}
 TINY = 1e-12  # in the place of 0 in denominators
 EPSILON = 1e-5  # beside variances, as in torch's norms
 
@@ -182,7 +184,7 @@ def jet(f: Tensor, padding_mode: str = "replicate") -> Jet:
     return Jet(
         f,
         tuple((at((a, 1)) - at((a, -1))) / 2 for a in range(n)),
-        {pair: second(*pair) for pair in combinations_with_replacement(range(n), 2)},
+        {pair: second(*pair) for pair in PAIRS[n]},
         tuple(axes),
     )
 

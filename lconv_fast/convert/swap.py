@@ -234,8 +234,8 @@ def chooser(where: Where) -> Callable[[str, nn.Module], bool]:
         return lambda path, module: True
     if callable(where):
         return lambda path, module: bool(where(path, module))
-    scalar = isinstance(where, str) or not isinstance(where, Iterable) or getattr(where, "ndim", 1) == 0
-    patterns: list[Any] = [where] if scalar else list(where)
+    several = isinstance(where, Iterable) and not isinstance(where, str) and getattr(where, "ndim", None) != 0
+    patterns: list[Any] = list(where) if several else [where]
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f"where: expected a function of path and module, or patterns of paths, got {where!r}")
     return lambda path, module: any(fnmatchcase(path, pattern) for pattern in patterns)

@@ -62,6 +62,7 @@ class Environment:
         # Python 3.11 brings a setuptools that is too old to build this.
         for old in [*place.glob("*setuptools*"), *place.glob("_distutils_hack"), *place.glob("pkg_resources")]:
             shutil.rmtree(old)
+        (place / "distutils-precedence.pth").unlink(missing_ok=True)
         (place / "shared.pth").write_text(f"{packages}\n")
         tools = Path(sys.executable).parent
         # One set of kernels, and the tools of this environment.

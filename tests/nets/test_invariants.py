@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import hessian, jacrev, vmap
 
 import lconv_fast as lc
@@ -176,3 +177,14 @@ def test_constant_fields_and_single_points_are_finite():
 def test_errors(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
+
+
+@pytest.mark.parametrize("group", ["se", "similitude"])
+def test_one_graph_for_all_sizes(group):
+    layer = lc.DifferentialInvariants(3, 4, group).double()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True, dynamic=True)
+    for batch, size in ((2, 12), (3, 20), (4, 9)):
+        f = torch.randn(batch, 3, size, size + 4, dtype=torch.float64)
+        torch.testing.assert_close(compiled(f), layer(f))
+    assert counter.frame_count == 1
