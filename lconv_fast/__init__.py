@@ -5,6 +5,7 @@ from types import ModuleType
 from lconv_fast import convert, functional, gconv, generators
 from lconv_fast.explain import Explanation, explain
 from lconv_fast.generators import (
+    AffineDifferentialGenerators,
     AffineGenerators,
     DenseGenerators,
     DifferentialGenerators,
@@ -25,6 +26,7 @@ from lconv_fast.windows.window import window
 __version__ = "0.1.0"
 
 __all__ = [
+    "AffineDifferentialGenerators",
     "AffineGenerators",
     "DenseGenerators",
     "DerivativeLConv",

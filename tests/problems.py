@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import lconv_fast as lc
+from lconv_fast.ops.boundary import PADDING_MODES
 
 GRIDS = {1: (7,), 2: (5, 6), 3: (4, 5, 3)}
-MODES = ("zeros", "circular", "replicate", "reflect")
+MODES = tuple(PADDING_MODES)
 # Weights of f[x + k] - f[x - k], and of f[x], f[x + k] + f[x - k], written again from the textbook.
 CENTRAL = {
     2: [0.5],
@@ -45,7 +46,8 @@ class Problem:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        far = self.mode == "reflect" and self.accuracy != "spectral" and self.accuracy > 4
+        bounded = self.mode in MODES and PADDING_MODES[self.mode].boundary.bounded
+        far = bounded and self.accuracy != "spectral" and self.accuracy > 4
         return tuple(size + (self.accuracy // 2 if far else 0) for size in GRIDS[self.ndim])
 
     @property
@@ -59,6 +61,7 @@ class Problem:
         shapes = {
             "affine": affine,
             "product": affine,
+            "affine differential": [(count, len(ORDERS[n]), n), (count, len(ORDERS[n]))],
             "field": [(count, n, *grid)],
             "stencil": [(count, len(TAPS[n]), *grid)],
             "constant": [(count, len(TAPS[n]))],
@@ -86,6 +89,7 @@ class Problem:
         accurate = {"accuracy": self.accuracy, **taps}
         makers = {
             "affine": lambda: lc.AffineGenerators(*numbers, **accurate),
+            "affine differential": lambda: lc.AffineDifferentialGenerators(*numbers, ORDERS[self.ndim], **accurate),
             "product": lambda: lc.ProductGenerators(
                 lc.AffineGenerators(*numbers, **accurate), self.pairs, spatial=self.grid
             ),
@@ -130,6 +134,10 @@ class Problem:
         scale = (max(self.grid) - 1) / 2
         x = [(i - (size - 1) / 2) / scale for i, size in zip(point, self.grid, strict=True)]
         v = matrix @ torch.tensor(x, dtype=torch.float64) + shift
+        if self.kind == "affine differential":
+            for m, alpha in enumerate(ORDERS[n]):
+                yield tuple(alpha), v[:, m]
+            return
         if self.kind == "affine":
             for a in range(n):
                 yield tuple(unit[a].tolist()), v[:, a]
@@ -231,7 +239,7 @@ def problems() -> list[Problem]:
     """Of generators with taps on a grid, which the fused kernels compute."""
     result = [
         Problem(kind, n, mode)
-        for kind in ("affine", "field", "stencil", "constant", "differential")
+        for kind in ("affine", "affine differential", "field", "stencil", "constant", "differential")
         for n in GRIDS
         for mode in MODES
     ]
@@ -243,7 +251,11 @@ def problems() -> list[Problem]:
     ]
     result += [Problem(kind, 2, mode) for kind in ("product", "differential sampled") for mode in MODES]
     result += [Problem("product", 1, "zeros"), Problem("product", 3, "circular"), Problem("product", 2, "reflect", 4)]
-    result += [Problem("differential", 2, "zeros", 4, count=3), Problem("differential", 1, "reflect", 8, count=3)]
+    result += [
+        Problem("affine differential", 2, "reflect", 4, count=3),
+        Problem("differential", 2, "zeros", 4, count=3),
+    ]
+    result += [Problem("differential", 1, "reflect", 8, count=3)]
     return result
 
 
@@ -251,7 +263,7 @@ def other_problems() -> list[Problem]:
     """Of generators that are computed otherwise: matrices, their factors, FFT, edges."""
     result = [Problem(kind, n, "none") for kind in ("dense", "low_rank") for n in GRIDS]
     result += [Problem(kind, n, "circular", "spectral") for kind in ("affine", "field", "differential") for n in GRIDS]
-    result += [Problem("product", 2, "circular", "spectral")]
+    result += [Problem(kind, 2, "circular", "spectral") for kind in ("product", "affine differential")]
     return result + [Problem("graph", 1, "none"), Problem("incidence", 1, "none")]
 
 

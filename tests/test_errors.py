@@ -7,6 +7,7 @@ import torch
 
 import lconv_fast as lc
 from lconv_fast.generators import differences
+from lconv_fast.ops.boundary import PADDING_MODES
 from lconv_fast.ops.geometry import Geometry
 
 lconv = lc.functional.lconv
@@ -52,12 +53,12 @@ CASES = {
     "out_channels": (lambda: lc.LConv2d(4, "8"), TypeError, "out_channels: expected a positive integer, got '8'"),
     "stride": (lambda: lconv(X, W, AFFINE, stride=0), ValueError, "stride: expected a positive integer, got 0"),
     "stride axes": (lambda: lc.LConv2d(4, 8, stride=(1, 2, 3)), ValueError, r"stride: expected one integer or 2, got \(1, 2, 3\)"),
-    "name": (lambda: lc.LConv2d(4, 8, "rotations"), ValueError, "generators: expected one of translation, rotation, scaling, se, similitude, sl, gl, affine, lorentz, laplacian, unit_laplacian, second, got 'rotations'"),
+    "name": (lambda: lc.LConv2d(4, 8, "rotations"), ValueError, "generators: expected one of translation, rotation, scaling, se, similitude, sl, gl, affine, lorentz, laplacian, unit_laplacian, second, rotation.laplacian, scaling.laplacian, se.laplacian, similitude.laplacian, sl.laplacian, gl.laplacian, affine.laplacian, lorentz.laplacian, got 'rotations'"),
     "no rotation in 1D": (lambda: lc.LConv1d(4, 8, "rotation"), ValueError, "generators: 'rotation' has no generators on 1 axis"),
     "ndim": (lambda: lc.AffineGenerators.named("se", ndim=4), ValueError, "ndim: expected 1, 2 or 3 axes, got 4"),
     "axes of the generators": (lambda: lc.LConv3d(4, 8, AFFINE), ValueError, "generators: expected 3 axes for LConv3d, got 2"),
     "keywords beside an object": (lambda: lc.LConv2d(4, 8, AFFINE, accuracy=4), TypeError, "LConv2d: accuracy: these go with a name"),
-    "padding mode": (lambda: lc.LConv2d(4, 8, padding_mode="zero"), ValueError, "padding_mode: expected one of zeros, circular, replicate, reflect, got 'zero'"),
+    "padding mode": (lambda: lc.LConv2d(4, 8, padding_mode="zero"), ValueError, f"padding_mode: expected one of {', '.join(PADDING_MODES)}, got 'zero'"),
     "accuracy": (lambda: lc.LConv2d(4, 8, accuracy=3), ValueError, "accuracy: expected one of 2, 4, 6, 8, or .spectral., got 3"),
     "coordinate scale": (lambda: lc.LConv2d(4, 8, "affine", coordinate_scale=0), ValueError, "coordinate_scale: expected a positive number or None, got 0"),
     "reflect": (lambda: lc.LConv2d(4, 8, accuracy=8, padding_mode="reflect")(torch.randn(1, 4, 9, 4)), ValueError, r"reflect padding by 4 points needs more than 4 points on axis 1, got a grid of \(9, 4\)"),
@@ -72,6 +73,9 @@ CASES = {
     "matrix integer": (lambda: lc.AffineGenerators(EYE.long(), ZERO), TypeError, "matrix: expected a real floating-point tensor, got torch.int64"),
     "no generators": (lambda: lc.AffineGenerators(torch.zeros(0, 2, 2), torch.zeros(0, 2)), ValueError, r"matrix: expected at least one generator, got shape \(0, 2, 2\)"),
     "shift shape": (lambda: lc.AffineGenerators(EYE, torch.zeros(2, 2)), ValueError, r"shift: expected shape \(1, 2\) beside that matrix, got \(2, 2\)"),
+    "coefficients of other derivatives": (lambda: lc.AffineDifferentialGenerators(torch.zeros(1, 2, 2), ZERO, [[1, 0]]), ValueError, r"matrix: expected shape \(n_L, 1, 2\), since orders has 1 derivatives on 2 axes, got \(1, 2, 2\)"),
+    "shift of other derivatives": (lambda: lc.AffineDifferentialGenerators(torch.zeros(1, 1, 2), ZERO, [[1, 0]]), ValueError, r"shift: expected shape \(1, 1\) beside that matrix, got \(1, 2\)"),
+    "orders of affine coefficients": (lambda: lc.AffineDifferentialGenerators(torch.zeros(1, 1, 2), torch.zeros(1, 1), [[3, 0]]), ValueError, "orders: expected"),
     "shift dtype": (lambda: lc.AffineGenerators(EYE, ZERO.double()), TypeError, "shift: expected torch.float32 on cpu as matrix, got torch.float64 on cpu"),
     "field components": (lambda: lc.FieldGenerators(torch.randn(1, 3, 6, 6)), ValueError, r"field: expected shape \(n_L, n, \*spatial\) with one component for each of the 2 axes, got \(1, 3, 6, 6\)"),
     "taps width": (lambda: lc.StencilGenerators(torch.randn(1, 2), [[0, 1, 0, 0], [0, 0, 0, 1]]), ValueError, r"taps: expected shape \(K, n\) with n = 1, 2 or 3, got \(2, 4\)"),
@@ -139,7 +143,7 @@ MALFORMED = {
     "a tap of 2^31": {"taps": [0, 2**31] * 4, "padding_mode": 1},
     "an unknown kind": {"kind": 3},
     "a kind below 0": {"kind": -1},
-    "an unknown padding mode": {"padding_mode": 4},
+    "an unknown padding mode": {"padding_mode": len(PADDING_MODES)},
     "a padding mode below 0": {"padding_mode": -(2**40)},
     "no axes": {"spatial": [], "taps": [], "stride": [], "halo": [], "origin": [], "full": []},
     "four axes": {"spatial": [5] * 4, "stride": [1] * 4, "halo": [0] * 8, "origin": [0] * 4, "full": [5] * 4},

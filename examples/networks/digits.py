@@ -15,7 +15,7 @@ from torch import nn
 
 import lconv_fast as lc
 from lconv_fast import nets
-from lconv_fast.demo.symmetry import SIDE, digits
+from lconv_fast.demo.symmetry import digits
 from lconv_fast.demo.turned import BATCH, WIDTH, WithLengths, network, turn
 from lconv_fast.demo.volume import kept_bytes
 
@@ -31,8 +31,8 @@ def about_centre() -> lc.AffineGenerators:
 # name: (generators, whether differential invariants follow the first layer).
 EQUIVARIANT = {
     "rotation": (about_centre, False),
-    "rotation + laplacian": (lambda: nets.with_laplacian(about_centre(), (SIDE, SIDE)), False),
-    "rotation + laplacian, invariants": (lambda: nets.with_laplacian(about_centre(), (SIDE, SIDE)), True),
+    "rotation + laplacian": (lambda: nets.with_laplacian(about_centre()), False),
+    "rotation + laplacian, invariants": (lambda: nets.with_laplacian(about_centre()), True),
     "isotropic": (lambda: nets.isotropic(2), False),
     "isotropic, invariants": (lambda: nets.isotropic(2), True),
 }

@@ -25,7 +25,7 @@ def layer(basis: Callable[[int], lc.Generators]) -> Callable[[int], Callable[[Te
 def about_centre(size: int) -> lc.Generators:
     generators = nets.equivariant("rotation")
     assert isinstance(generators, lc.AffineGenerators)
-    return nets.with_laplacian(generators, (size, size))
+    return nets.with_laplacian(generators)
 
 
 def network(basis: lc.Generators, activation: str | type[torch.nn.Module]) -> Callable[[Tensor], Tensor]:

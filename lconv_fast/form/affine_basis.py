@@ -1,4 +1,4 @@
-"""The gradients of an affine field's numbers and of the weight from one gram in the basis x_b d_a, d_a."""
+"""The gradients of affine numbers and of the weight from one gram in the basis x_b D_m, D_m."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from lconv_fast.ops.geometry import CoefficientKind, Geometry
 
 
 def pays(geometry: Geometry, s: Tensor | None, f: Tensor | None, with_weight: bool) -> bool:
-    """Whether one gram in that basis, whose lines take 2 n + 1 products with C_in x C_out matrices a point, beats n_L
-    products for dQ/ds and n_L + 1 for dQ/dW. Half types keep their float32 dQ/ds."""
+    """Whether one gram in that basis beats n_L products for dQ/ds and n_L + 1 for dQ/dW. It takes 2 n + 1 products with
+    C_in x C_out matrices a point for vector fields, and one for each of its members where there are other derivatives.
+    Half types keep their float32 dQ/ds."""
     if geometry.kind != CoefficientKind.AFFINE or s is None or f is None:
         return False
     if f.dtype not in (torch.float32, torch.float64):
         return False
-    count, ndim = s.shape[0], geometry.ndim
-    return 2 * ndim + 1 < count + (min(count, 2 * ndim) + 1 if with_weight else 0)
+    count, components, ndim = s.shape[0], s.shape[1], geometry.ndim
+    products = 2 * ndim if components == ndim else components * (ndim + 1)
+    return products + 1 < count + (min(count, products) + 1 if with_weight else 0)
 
 
 def gradients(gram: Callable[[Tensor], Tensor], s: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Generators: bases L_1 .. L_nL of linear operators on functions on a grid or graph, one file for each kind."""
 
 from lconv_fast.generators.affine import AffineGenerators
+from lconv_fast.generators.affine_differential import AffineDifferentialGenerators
 from lconv_fast.generators.base import Generators
 from lconv_fast.generators.bases import BASES, named
 from lconv_fast.generators.dense import DenseGenerators
@@ -15,6 +16,7 @@ from lconv_fast.generators.stencil import StencilGenerators
 
 __all__ = [
     "BASES",
+    "AffineDifferentialGenerators",
     "AffineGenerators",
     "DenseGenerators",
     "DifferentialGenerators",

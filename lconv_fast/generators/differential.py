@@ -16,6 +16,16 @@ from lconv_fast.generators.on_grid import DerivativeGenerators, Orders, unit_ord
 MOST_ORDER = 2  # along one axis, as the tables of differences have
 
 
+def check_orders(orders: Sequence[Sequence[int]]) -> Orders:
+    """Multi-indices of 1 to 3 axes, each from 0 to MOST_ORDER."""
+    alphas = rows_of_integers("orders", orders, "(m, n)")
+    ndim = len(alphas[0]) if alphas else 0
+    valid = all(len(a) == ndim and all(0 <= p <= MOST_ORDER for p in a) for a in alphas)
+    if not 1 <= ndim <= 3 or not valid:
+        raise ValueError(f"orders: expected (m, n) integers from 0 to {MOST_ORDER}, n = 1, 2 or 3, got {orders!r}")
+    return alphas
+
+
 class DifferentialGenerators(DerivativeGenerators):
     """`L_i = sum_m c[i,m](x) d^alpha_m`, d^alpha = d_1^alpha_1 .. d_n^alpha_n with orders 0, 1 or 2 in each axis.
 
@@ -44,11 +54,8 @@ class DifferentialGenerators(DerivativeGenerators):
         learnable: bool = False,
     ) -> None:
         super().__init__()
-        alphas = rows_of_integers("orders", orders, "(m, n)")
-        ndim = len(alphas[0]) if alphas else 0
-        valid = all(len(a) == ndim and all(0 <= p <= MOST_ORDER for p in a) for a in alphas)
-        if not 1 <= ndim <= 3 or not valid:
-            raise ValueError(f"orders: expected (m, n) integers from 0 to {MOST_ORDER}, n = 1, 2 or 3, got {orders!r}")
+        alphas = check_orders(orders)
+        ndim = len(alphas[0])
         check_generators(
             "coefficients", coefficients, (2, ndim + 2), f"(n_L, m) or (n_L, m, *spatial) with {ndim} axes"
         )
@@ -72,8 +79,7 @@ class DifferentialGenerators(DerivativeGenerators):
 
 def translation_and_laplacian(ndim: int, **keywords: Any) -> DifferentialGenerators:
     """d_a for each axis, then the Laplacian sum_a d_a d_a: n + 1 generators."""
-    first, second = unit_orders(ndim), tuple(tuple(2 * o for o in alpha) for alpha in unit_orders(ndim))
-    return _named(partial(_gradient_and_sum, ndim), (*first, *second), **keywords)
+    return _named(partial(_gradient_and_sum, ndim), first_and_own_second(ndim), **keywords)
 
 
 def second_order(ndim: int, **keywords: Any) -> DifferentialGenerators:
@@ -104,3 +110,9 @@ def first_and_second(ndim: int) -> Orders:
     first = unit_orders(ndim)
     second = [tuple(p + q for p, q in zip(a, b, strict=True)) for a, b in combinations_with_replacement(first, 2)]
     return (*first, *second)
+
+
+def first_and_own_second(ndim: int) -> Orders:
+    """The multi-indices of d_a, then of d_a d_a."""
+    first = unit_orders(ndim)
+    return (*first, *(tuple(2 * order for order in alpha) for alpha in first))

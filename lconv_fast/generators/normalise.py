@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lconv_fast.generators.affine import AffineGenerators
+from lconv_fast.generators.affine_differential import AffineDifferentialGenerators
 from lconv_fast.generators.base import Generators
 from lconv_fast.generators.dense import DenseGenerators
 from lconv_fast.generators.differential import DifferentialGenerators
@@ -19,7 +20,14 @@ from lconv_fast.generators.stencil import StencilGenerators
 Kind = TypeVar("Kind", bound=Generators)
 
 # Kinds whose tensors (n_L, ...) are linear in L_i.
-LINEAR = (AffineGenerators, FieldGenerators, StencilGenerators, DifferentialGenerators, DenseGenerators)
+LINEAR = (
+    AffineGenerators,
+    AffineDifferentialGenerators,
+    FieldGenerators,
+    StencilGenerators,
+    DifferentialGenerators,
+    DenseGenerators,
+)
 
 
 def normalise(generators: Kind) -> Kind:

@@ -5,20 +5,22 @@ A layer sum_i W^i L_i commutes with exp(t X) exactly when every L_i commutes wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from lconv_fast.checks import positive_int
+from lconv_fast.checks import choice, positive_int
 from lconv_fast.generators import (
+    AffineDifferentialGenerators,
     AffineGenerators,
-    DifferentialGenerators,
     Generators,
     StencilGenerators,
     named,
     normalise,
 )
+from lconv_fast.generators.affine_differential import append_laplacian
+from lconv_fast.generators.differential import first_and_own_second
 
 Stencil = dict[tuple[int, ...], float]
 
@@ -90,27 +92,29 @@ def equivariant(group: str, ndim: int = 2, **keywords: Any) -> Generators:
 
     Raises ValueError for another group. (Of similitudes, W^0 alone is left: take `lc.DifferentialInvariants`.)
     """
-    if group not in COMMUTANTS:
-        raise ValueError(f"group: expected one of {', '.join(COMMUTANTS)}, got {group!r}")
+    choice("group", group, COMMUTANTS)
     check_ndim(ndim)
     if group == "rotation" and ndim == 1:
         raise ValueError("group: 'rotation' has no motions on 1 axis")
     return COMMUTANTS[group](ndim, **keywords)
 
 
-def with_laplacian(generators: AffineGenerators, spatial: Sequence[int]) -> DifferentialGenerators:
-    """Affine generators and the Laplacian together, on a grid of shape `spatial` (coefficients at each point).
+def with_laplacian(generators: AffineGenerators) -> AffineDifferentialGenerators:
+    """Affine generators and the Laplacian together, each normalised (`generators.normalise`), on grids of any size.
 
-    The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack. Each
-    is normalised (`generators.normalise`).
+    The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack.
+    Raises TypeError for other generators, ValueError for transposes.
     """
-    n = generators.ndim
-    v = generators.sample(spatial)  # (n_L, n, *spatial)
-    first = torch.cat([v, torch.zeros_like(v)], 1)
-    second = torch.cat([torch.zeros_like(v[:1]), torch.ones_like(v[:1])], 1)
-    orders = [_axis(n, a, order) for order in (1, 2) for a in range(n)]
-    result = DifferentialGenerators(
-        torch.cat([first, second]), orders, accuracy=generators.accuracy, padding_mode=generators.padding_mode
+    if not isinstance(generators, AffineGenerators):
+        raise TypeError(f"generators: expected AffineGenerators, got {type(generators).__name__}")
+    if generators.transposed:
+        raise ValueError("generators: expected vector fields, got transposes")
+    return normalise(
+        AffineDifferentialGenerators(
+            *append_laplacian(generators.matrix.detach(), generators.shift.detach()),
+            first_and_own_second(generators.ndim),
+            accuracy=generators.accuracy,
+            padding_mode=generators.padding_mode,
+            coordinate_scale=generators.coordinate_scale,
+        )
     )
-    normalise(result)
-    return result

@@ -194,6 +194,8 @@ ERRORS = [
     (lambda: unet()(torch.randn(2, 8, 8)), ValueError, "LUNet: expected input"),
     (lambda: resnet()(torch.randn(1, 2, 8)), ValueError, "LResNet: expected input"),
     (lambda: unet()(None), TypeError, "LUNet: expected input to be a tensor"),
+    (lambda: nets.with_laplacian(lc.generators.named("laplacian")), TypeError, "generators: expected AffineGenerators"),
+    (lambda: nets.with_laplacian(lc.generators.named("se").transpose()), ValueError, "expected vector fields"),
     (lambda: nets.equivariant("so"), ValueError, "group: expected one of translation"),
     (lambda: nets.equivariant("rotation", 1), ValueError, "group: 'rotation' has no motions on 1 axis"),
     (lambda: nets.equivariant("se", 4), ValueError, "ndim: expected 1, 2 or 3"),
@@ -258,7 +260,7 @@ def test_layers_commute_with_turns(group):
         else:
             generators = nets.equivariant("rotation")
             if "laplacian" in group:
-                generators = nets.with_laplacian(generators, (size, size))
+                generators = nets.with_laplacian(generators)
         torch.manual_seed(1)
         layer = lc.LConv2d(1, 1, generators, bias=False).double()
         f = spot(size, 0.0)
