@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from lconv_fast_bench import cases, contenders, measure, networks, page
+from lconv_fast_bench import cases, contenders, goals, measure, networks, page
 
 PLACE = {"multiply_add_rate": 1e9, "copy_bandwidth": 1e9, "threads": 1}
 TINY = [
@@ -81,3 +81,47 @@ def test_resnet_18_has_the_published_number_of_weights():
         assert y.shape == (2, 1000)
         y.square().mean().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_goals_are_measured_and_kept_by_configuration(tmp_path, monkeypatch, capsys):
+    tiny = cases.Case("affine", (6, 7), 1, 3)
+    rows = [
+        goals.Goal("convolution 2D", "forward", 1.5, goals.against_convolution(tiny, "forward")),
+        goals.Goal("of the roof", "weight gradient", 0.5, goals.against_copy(tiny, "weight gradient"), tiny.flops),
+    ]
+    monkeypatch.setattr(goals, "goals", lambda: rows)
+    monkeypatch.setattr(goals, "machine", lambda threads: PLACE)
+    for threads in (1, 2):
+        goals.run(tmp_path, threads, "", 0, whole_networks=False)
+    found = goals.load(tmp_path)
+    first, second = found["rows"].values()
+    assert first.keys() == second.keys() == {"convolution 2D: forward", "of the roof: weight gradient"}
+    for row in first.values():
+        low, high = row["interval"]
+        assert 0 < low <= row["ratio"] <= high and "lconv_fast" in row["seconds"]
+    # In a second of their own, the roof takes the arithmetic at the machine's rate where that is longer than a copy.
+    slow = goals.measure(goals.replace(rows[1], roof=1.0), 1.0, 0)
+    assert slow["ratio"] > 1e3 * first["of the roof: weight gradient"]["ratio"]
+    assert goals.compare(found, found) == (4, 4)
+    assert goals.table(found).count("| ") > 4
+    capsys.readouterr()
+
+
+def test_the_interval_holds_another_measurement_in_95_percent():
+    random = torch.Generator().manual_seed(1)
+    draws = (0.1 * torch.randn(2000, goals.REPEATS + 1, generator=random)).exp().tolist()
+    intervals = [(goals.interval(row[:-1])["interval"], row[-1]) for row in draws]
+    assert 0.93 <= sum(low <= again <= high for (low, high), again in intervals) / len(intervals) <= 0.97
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_no_time_is_taken_of_a_wrong_layer(stride, monkeypatch):
+    right = goals.with_numbers
+
+    def wrong(case, generators):
+        run = right(case, generators)
+        return lambda x, w, n: run(x, w, n) * (1.001 if x.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr(goals, "with_numbers", wrong)
+    with pytest.raises(ArithmeticError, match=r"wrong by 1\.0e-03"):
+        goals.of_layer(cases.Case("affine", (6, 7), 1, 3), "forward", stride)

@@ -114,10 +114,49 @@ for last in (False, True):
 """
 
 
-def test_tiles_follow_the_cache():
-    """A smaller second-level cache gives smaller tiles, and the same result."""
-    environment = os.environ | {"LCONV_FAST_CACHE_BYTES": str(2**17), "PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run([sys.executable, "-c", SMALLER_TILES], env=environment, capture_output=True, text=True)
+# Channels-first data with channels enough to be transposed on the way in, in slabs of a line or two.
+LINE_STORE = """
+import torch
+import lconv_fast as lc
+from lconv_fast import _C
+from lconv_fast.ops import reference
+from lconv_fast.ops.geometry import Geometry
+from problems import relative_rms
+
+assert _C.second_level_cache_bytes() == 2**14
+torch.manual_seed(0)
+grids = ((5, 9, 11), 1, 1), ((4, 5, 17), 2, 2), ((13, 50), 1, 1)
+for spatial, stride, groups in grids:
+    n = len(spatial)
+    for mode in ("zeros", "circular", "replicate", "reflect"):
+        for generators in (
+            lc.AffineGenerators.named("rotation", n, padding_mode=mode, accuracy=4 if min(spatial) > 4 else 2).double(),
+            lc.FieldGenerators(torch.randn(2, n, *spatial, dtype=torch.float64), padding_mode=mode),
+        ):
+            count, v = generators.num_generators, generators.coefficients()
+            geometry = Geometry.of(generators.stencil(), spatial, [stride] * n, groups)
+            output = [(size - 1) // stride + 1 for size in spatial]
+            x = torch.randn(2, 18 * groups, *spatial, dtype=torch.float64)
+            g = torch.randn(2, 17 * groups, *output, dtype=torch.float64)
+            w = torch.randn(count + 1, 17 * groups, 18, dtype=torch.float64)
+            calls = [("apply", (x, w, v, None, *geometry, True, False)), ("gram", (x, g, v, *geometry, True)),
+                     ("correlate", (x, w, g, *geometry))]
+            if mode in ("zeros", "circular"):
+                calls.append(("apply", (g, w, v, None, *geometry, True, True)))
+            for name, arguments in calls:
+                found, expected = (getattr(where, name)(*arguments) for where in (torch.ops.lconv_fast, reference))
+                assert relative_rms(found, expected) < 1e-13, (name, spatial, mode)
+                torch.set_num_threads(2)
+                assert torch.equal(getattr(torch.ops.lconv_fast, name)(*arguments), found), (name, spatial, mode)
+                torch.set_num_threads(1)
+"""
+
+
+@pytest.mark.parametrize(("program", "cache"), [(SMALLER_TILES, 2**17), (LINE_STORE, 2**14)], ids=["tiles", "lines"])
+def test_work_follows_the_cache(program, cache):
+    """A smaller second-level cache gives smaller tiles and fewer lines at a time, and the same result."""
+    environment = os.environ | {"LCONV_FAST_CACHE_BYTES": str(cache), "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

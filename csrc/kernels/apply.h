@@ -23,12 +23,16 @@ void apply_at(const Problem& p, bool transposed, const int64_t* phase, const Vie
   const bool channels_last = target.channel_stride == 1 && (is_channels_last(source) || is_channels_last(target));
   // Few channels leave vectors along them empty: vectors go along the line, transposed on the way in and out.
   const bool transposes = channels_last && has_long_rows(near.target) && lines_pay<A>(ins, outs);
-  const bool points_major = channels_last && !transposes;
+  // Channels-first data go the way of channels-last ones, turned on the way in and out.
+  const LineStorePlan store = channels_last ? LineStorePlan{} : plan_line_store<S>(p, near, source, ins, outs);
+  const bool turns = store.capacity > 0, points_major = (channels_last && !transposes) || turns;
   const bool even = even_stride(target, near.target) >= 0;  // a phase has gaps between its lines
-  const Tiles tiles(near.target, plan.row_basis || !even ? Tiles::kAtRows
-                                 : points_major          ? Tiles::kAnywhere
-                                                         : Tiles::kAtLongRows);
-  const Tasks tasks(p.batch, tiles.count);
+  const Tiles tiles(near.target,
+                    plan.row_basis || !even ? Tiles::kAtRows
+                    : points_major          ? Tiles::kAnywhere
+                                            : Tiles::kAtLongRows,
+                    store.slab);
+  const Tasks tasks(p.batch, tiles.count, turns ? 1 : Tasks::kTogether);
   const int64_t point_stride = even ? even_stride(target, near.target) : target.stride[2];
   const PanelRows panel_of = !plan.row_basis ? PanelRows::kLayer
                              : transposed    ? PanelRows::kTransposedBasis
@@ -41,7 +45,7 @@ void apply_at(const Problem& p, bool transposed, const int64_t* phase, const Vie
                         : transposed   ? p.generators * p.tap_count()
                                        : p.generators * p.component_count;
   // Lines of sums whose points the target does not have side by side are scattered.
-  const bool scatters = transposes || (!points_major && point_stride != 1);
+  const bool scatters = transposes || turns || (!points_major && point_stride != 1);
   // Sums over several blocks of channels need a place in the accumulation type, those to be scattered one by lines: the
   // target, or their own.
   const bool own_sums = scatters || (!std::is_same_v<S, A> && blocks.count > 1);
@@ -59,7 +63,7 @@ void apply_at(const Problem& p, bool transposed, const int64_t* phase, const Vie
         row_factor(plan.row_basis ? factor.size() : 0, Contents::kAny);
     const A* coordinates = coefficients.data() + (transposed ? p.tap_count() * kTile : 0);
     if (plan.row_basis) std::copy_n(factor.main(0, 0), factor.size(), row_factor.data());
-    Packer<S> packer(p, near, source, panel_of, p.identity, blocks.width, points_major);
+    Packer<S> packer(p, near, source, panel_of, p.identity, blocks.width, points_major, store);
     std::vector<Segment> segments;
     int64_t tile = -1, row = -1;
     for (int64_t task = begin; task < end; ++task) {
@@ -132,10 +136,14 @@ void apply_at(const Problem& p, bool transposed, const int64_t* phase, const Vie
         }
         if (transposes) {
           lines_to_points(sums.data(), kTile, outs, points, out, point_stride);
+        } else if (turns && point_stride == 1) {
+          points_to_lines(sums.data(), columns, outs, points, out, target.channel_stride);
         } else if (scatters) {
+          const int64_t along_outs = turns ? 1 : kTile, along_points = turns ? columns : 1;
           for (int64_t o = 0; o < outs; ++o) {
             for (int64_t k = 0; k < points; ++k) {
-              from_accumulate(sums.data()[o * kTile + k], out + o * target.channel_stride + k * point_stride);
+              from_accumulate(sums.data()[o * along_outs + k * along_points],
+                              out + o * target.channel_stride + k * point_stride);
             }
           }
         }

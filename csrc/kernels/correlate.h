@@ -20,11 +20,12 @@ class Correlation {
         f_(f),
         g_(g),
         near_(problem, false),
-        channels_last_(is_channels_last(f)),
-        tiles_(near_.target, channels_last_ ? Tiles::kAnywhere : Tiles::kAtLongRows),
+        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels)),
+        points_major_(is_channels_last(f) || store_.capacity > 0),
+        tiles_(near_.target, points_major_ ? Tiles::kAnywhere : Tiles::kAtLongRows, store_.slab),
         blocks_(problem.in_channels, std::max(problem.generators, problem.component_count), kLanes<A>),
-        columns_(round_up(problem.generators * blocks_.width, channels_last_ ? kBlockLanes<A> : 1)),
-        packed_size_(channels_last_ ? columns_ : padded_rows(columns_)),
+        columns_(round_up(problem.generators * blocks_.width, points_major_ ? kBlockLanes<A> : 1)),
+        packed_size_(points_major_ ? columns_ : padded_rows(columns_)),
         packed_(problem.groups * blocks_.count * packed_size_ * problem.out_channels) {
     parallel_for(p_.groups * blocks_.count, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) pack(weight, k / blocks_.count, k % blocks_.count);
@@ -45,12 +46,12 @@ class Correlation {
     Packer<S> packer;
     std::vector<Segment> segments;
     explicit Scratch(const Correlation& c)
-        : cotangent(c.channels_last_ ? kTile * c.p_.out_channels : line_panel_size<A>(c.p_.out_channels)),
+        : cotangent(c.points_major_ ? kTile * c.p_.out_channels : line_panel_size<A>(c.p_.out_channels)),
           products(kTile * c.columns_, Contents::kAny),
-          differences(c.channels_last_ ? kTile * panel_stride(c.p_.component_count * c.blocks_.width)
-                                       : line_panel_size<A>(c.p_.component_count * c.blocks_.width)),
+          differences(c.points_major_ ? kTile * panel_stride(c.p_.component_count * c.blocks_.width)
+                                      : line_panel_size<A>(c.p_.component_count * c.blocks_.width)),
           gradient(c.slots() * kTile),
-          packer(c.p_, c.near_, c.f_, PanelRows::kDifferences, false, c.blocks_.width, c.channels_last_) {}
+          packer(c.p_, c.near_, c.f_, PanelRows::kDifferences, false, c.blocks_.width, c.points_major_, c.store_) {}
   };
 
   int64_t slots() const { return p_.generators * p_.component_count; }
@@ -62,7 +63,7 @@ class Correlation {
   void pack(const WeightView& weight, int64_t group, int64_t b) {
     A* packed = packed_at(group, b);
     const int64_t width = blocks_.size(b), outs = p_.out_channels;
-    for_lane_blocks<A>(p_.generators * width, channels_last_, [&](int64_t first, int64_t lanes) {
+    for_lane_blocks<A>(p_.generators * width, points_major_, [&](int64_t first, int64_t lanes) {
       for (int64_t n = first; n < std::min(first + lanes, p_.generators * width); ++n) {
         const S* from = static_cast<const S*>(weight.data) + (n / width + 1) * weight.row_stride +
                         (blocks_.first(b) + n % width) * weight.in_stride + group * outs * weight.out_stride;
@@ -79,7 +80,7 @@ class Correlation {
     A* products = scratch.products.data();
     A* differences = scratch.differences.data();
     for (int64_t group = 0; group < p_.groups; ++group) {
-      if (channels_last_) {
+      if (points_major_) {
         pack_points_major<S>(g_, batch, group * outs, outs, scratch.segments, outs, scratch.cotangent.data());
       } else {
         pack_channels_major<S>(g_, batch, group * outs, outs, scratch.segments, scratch.cotangent.data());
@@ -88,7 +89,7 @@ class Correlation {
         const int64_t width = blocks_.size(b), channel = group * p_.in_channels + blocks_.first(b);
         const int64_t columns = p_.generators * width;
         const A* packed = packed_at(group, b);
-        if (channels_last_) {
+        if (points_major_) {
           const int64_t stride = panel_stride(p_.component_count * blocks_.width);
           multiply(
               Sum<A>{{outs, {cotangent, Layout::kAlongDepth, outs}, {packed, outs * kBlockLanes<A>, kBlockLanes<A>}}},
@@ -211,7 +212,8 @@ class Correlation {
   const Problem& p_;
   const View &f_, &g_;
   const Neighbours near_;
-  const bool channels_last_;
+  const LineStorePlan store_;
+  const bool points_major_;
   const Tiles tiles_;
   const ChannelBlocks blocks_;
   const int64_t columns_, packed_size_;

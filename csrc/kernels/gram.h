@@ -32,12 +32,16 @@ class Gram {
         g_(g),
         basis_(plan_gram(problem).row_basis),
         near_(problem, false),
-        points_major_(is_channels_last(f) &&
-                      !(has_long_rows(near_.target) && lines_pay<A>(problem.in_channels, problem.out_channels))),
-        tiles_(near_.target, basis_          ? Tiles::kAtRows
-                             : points_major_ ? Tiles::kAnywhere
-                                             : Tiles::kAtLongRows),
-        tasks_(problem.batch, tiles_.count),
+        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels)),
+        points_major_(store_.capacity > 0 ||
+                      (is_channels_last(f) &&
+                       !(has_long_rows(near_.target) && lines_pay<A>(problem.in_channels, problem.out_channels)))),
+        tiles_(near_.target,
+               basis_          ? Tiles::kAtRows
+               : points_major_ ? Tiles::kAnywhere
+                               : Tiles::kAtLongRows,
+               store_.slab),
+        tasks_(problem.batch, tiles_.count, store_.capacity > 0 ? 1 : Tasks::kTogether),
         rows_(problem, basis_),
         outs_(problem.out_channels),
         columns_(round_up(outs_, kBlockLanes<A>)),
@@ -87,7 +91,7 @@ class Gram {
           cotangent(kTile * k.columns_),
           scaled(k.basis_ ? kTile * k.columns_ : 0),
           packer(k.p_, k.near_, k.f_, k.basis_ ? PanelRows::kDifferences : PanelRows::kLayer, k.p_.identity,
-                 k.blocks_.width, k.points_major_) {}
+                 k.blocks_.width, k.points_major_, k.store_) {}
   };
 
   void sum_part(int64_t part, Scratch& scratch) const {
@@ -214,6 +218,7 @@ class Gram {
   const View &f_, &g_;
   const bool basis_;
   const Neighbours near_;
+  const LineStorePlan store_;
   const bool points_major_;
   const Tiles tiles_;
   const Tasks tasks_;

@@ -79,12 +79,13 @@ bool lines_pay(int64_t ins, int64_t outs) {
 
 // The tiles of one sample: consecutive points, as many as the cache holds a panel of (plan.h); or pieces of a row,
 // which share what depends on the row and which channels-first data can be read from in place, worth it where little is
-// lost to padding.
+// lost to padding. With a slab of so many rows, tiles lie in it and go through it plane by plane, slab after slab.
 struct Tiles {
   enum Cut { kAnywhere, kAtLongRows, kAtRows };
   const int64_t* extent;
-  int64_t points, width, per_row, count;
-  Tiles(const int64_t* extent_, Cut cut) : extent(extent_), points(extent[0] * extent[1] * extent[2]) {
+  int64_t points, slab, width, per_row, count;
+  Tiles(const int64_t* extent_, Cut cut, int64_t slab_ = 0)
+      : extent(extent_), points(extent[0] * extent[1] * extent[2]), slab(slab_ ? slab_ : extent[1]) {
     constexpr int64_t lanes = kBlockLanes<float>;
     const int64_t most = tile_points(kTile, kPanelStride * sizeof(float));
     if (cut == kAtRows || (cut == kAtLongRows && has_long_rows(extent))) {
@@ -94,32 +95,51 @@ struct Tiles {
     } else {
       width = most;
       per_row = 0;
-      count = divide_up(points, most);
+      const int64_t rest = extent[1] % slab;
+      count = slab == extent[1] ? divide_up(points, most)
+                                : extent[0] * (extent[1] / slab * in_piece(slab) + (rest ? in_piece(rest) : 0));
     }
   }
-  int64_t begin(int64_t tile) const {
-    return per_row ? tile / per_row * extent[2] + tile % per_row * width : tile * width;
-  }
-  int64_t size(int64_t tile) const {
-    return per_row ? std::min(width, extent[2] - tile % per_row * width) : std::min(width, points - tile * width);
-  }
+  int64_t begin(int64_t tile) const { return range(tile).begin; }
+  int64_t size(int64_t tile) const { return range(tile).size; }
   void segments(int64_t tile, std::vector<Segment>& out) const {
-    split_into_segments(extent, begin(tile), begin(tile) + size(tile), out);
+    const Range at = range(tile);
+    split_into_segments(extent, at.begin, at.begin + at.size, out);
+  }
+
+ private:
+  struct Range {
+    int64_t begin, size;
+  };
+  // Tiles of so many rows of a plane.
+  int64_t in_piece(int64_t rows) const { return divide_up(rows * extent[2], width); }
+
+  Range range(int64_t tile) const {
+    if (!per_row && slab == extent[1]) return {tile * width, std::min(width, points - tile * width)};
+    // In each slab, for each plane: its rows, and the pieces of each; or pieces of all its rows together.
+    const int64_t in_slab = extent[0] * (per_row ? slab * per_row : in_piece(slab));
+    const int64_t first_row = tile / in_slab * slab, rows = std::min(slab, extent[1] - first_row);
+    const int64_t in_plane = per_row ? rows * per_row : in_piece(rows), rest = tile % in_slab;
+    const int64_t first = (rest / in_plane * extent[1] + first_row) * extent[2], k = rest % in_plane;
+    if (!per_row) return {first + k * width, std::min(width, rows * extent[2] - k * width)};
+    const int64_t x = k % per_row * width;
+    return {first + k / per_row * extent[2] + x, std::min(width, extent[2] - x)};
   }
 };
 
 // Tiles of all samples. A few samples follow each other at the same tile, which shares its coefficients; not all, so
 // that the rows which neighbouring tiles have in common stay in the cache.
 struct Tasks {
-  static constexpr int64_t kSamples = 4;
-  int64_t batch, tiles, count;
-  Tasks(int64_t batch_, int64_t tiles_) : batch(batch_), tiles(tiles_), count(batch_ * tiles_) {}
+  static constexpr int64_t kTogether = 4;
+  int64_t batch, tiles, together, count;
+  Tasks(int64_t batch_, int64_t tiles_, int64_t together_ = kTogether)
+      : batch(batch_), tiles(tiles_), together(together_), count(batch_ * tiles_) {}
   struct Task {
     int64_t batch, tile;
   };
   Task at(int64_t task) const {
-    const int64_t first = task / (kSamples * tiles) * kSamples, rest = task - first * tiles;
-    const int64_t samples = std::min(kSamples, batch - first);
+    const int64_t first = task / (together * tiles) * together, rest = task - first * tiles;
+    const int64_t samples = std::min(together, batch - first);
     return {first + rest % samples, rest / samples};
   }
 };

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 import lconv_fast.ops  # noqa: F401  registers torch.ops.lconv_fast
 from lconv_fast import grid
 from lconv_fast.form import affine_basis
 from lconv_fast.form.point_sums import sum_points
+from lconv_fast.form.recording import Function, nothing_records
 from lconv_fast.ops.boundary import PaddingMode
 from lconv_fast.ops.geometry import Geometry
 from lconv_fast.ops.graph import Graph
@@ -143,15 +143,8 @@ def map_over(
     return torch.stack(results)
 
 
-class _Partial(torch.autograd.Function):
+class _Partial(Function):
     """A partial of Q in eager mode: backward, forward-mode and vmap rules from the functions above."""
-
-    @classmethod
-    def apply(cls, *arguments: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
-            return super().apply(*arguments)  # type: ignore[no-untyped-call]
-        # Past the signature inspection of Function.apply, which is for keyword arguments and costs as much as the rest.
-        return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
 
     @staticmethod
     def forward(empty: int, geometry: Geometry, identity: bool, bias: Tensor | None, *slots: Any) -> Tensor:
@@ -202,17 +195,7 @@ def partial(empty: int, slots: Slots, geometry: Space, identity: bool = True, bi
     """
     if torch.compiler.is_compiling():
         return evaluate(empty, slots, geometry, identity, bias)
-    if _nothing_records():
+    if nothing_records():
         with torch._C._AutoDispatchBelowAutograd():
             return evaluate(empty, slots, geometry, identity, bias)
     return _Partial.apply(empty, geometry, identity, bias, *slots)
-
-
-def _nothing_records() -> bool:
-    """Whether no derivative can be asked for, backward or forward: a third of a small call's time is then saved."""
-    return not (
-        torch.is_grad_enabled()
-        or forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-    )

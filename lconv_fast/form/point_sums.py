@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import lconv_fast.ops  # noqa: F401  registers torch.ops.lconv_fast
+from lconv_fast.form.recording import Function, nothing_records
 
 
 def _spread(sums: Tensor, shape: torch.Size) -> Tensor:
@@ -19,7 +20,7 @@ def _spread(sums: Tensor, shape: torch.Size) -> Tensor:
     return sums.reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
 
 
-class _SumPoints(torch.autograd.Function):
+class _SumPoints(Function):
     """The operator in eager mode, where operators have no forward-mode derivative of their own."""
 
     @staticmethod
@@ -54,7 +55,10 @@ def sum_points(values: Tensor) -> Tensor:
     """(N, C, *spatial), up to three spatial axes, to (C,), differentiable to every order."""
     if torch.compiler.is_compiling():
         return torch.ops.lconv_fast.sum_points(values)
-    return _SumPoints.apply(values)  # type: ignore[no-untyped-call]
+    if nothing_records():
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.lconv_fast.sum_points(values)
+    return _SumPoints.apply(values)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -14,10 +14,10 @@ class Packer {
 
  public:
   Packer(const Problem& p, const Neighbours& near, const View& source, PanelRows rows, bool identity, int64_t max_width,
-         bool points_major)
+         bool points_major, const LineStorePlan& plan)
       : formula_(p, near, source, rows, identity) {
     if (points_major) {
-      points_major_.emplace(formula_, max_width);
+      points_major_.emplace(formula_, max_width, plan);
     } else {
       channels_major_.emplace(formula_, max_width);
     }

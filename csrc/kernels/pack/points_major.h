@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "lines.h"
 #include "panel.h"
 
 namespace lconv_fast::LCONV_ISA {
@@ -13,35 +14,37 @@ class PointsMajorPacker {
   using A = Accumulate<S>;
 
  public:
-  PointsMajorPacker(const RowFormula<S>& formula, int64_t max_width)
+  PointsMajorPacker(const RowFormula<S>& formula, int64_t max_width, const LineStorePlan& plan = {})
       : k_(formula),
+        lines_(formula.problem, formula.near, formula.source, plan),
         neighbour_(formula.taps + 1),
         advance_(formula.taps + 1),
-        row_offsets_(formula.taps + 1),
+        line_(formula.taps + 1),
         zeros_(max_width + kLanes<A>),
         in_step_(way(true)),
         out_of_step_(way(false)) {}
 
   void pack(int64_t batch, int64_t channel, int64_t width, const std::vector<Segment>& segments, const A* coefficients,
             P* panel, int64_t stride) {
-    const S* base = static_cast<const S*>(k_.source.data) + batch * k_.source.batch_stride + channel;
-    const int64_t taps = k_.taps;
-    int64_t* const row = row_offsets_.data();
+    const int64_t taps = k_.taps, step = lines_.point_stride();
+    const S** const line = line_.data();
     for (const Segment& s : segments) {
       // Where no tap meets the border of the row, the neighbours of the next point are one step on.
       int64_t begin = 0, end = s.length;
+      lines_.release();
       for (int64_t j = 0; j <= taps; ++j) {
-        row[j] = k_.near.row_offset(j, s.z, s.y, k_.source);
-        if (row[j] < 0) continue;
+        const int64_t z = k_.near.at(j, 0).source(s.z), y = k_.near.at(j, 1).source(s.y);
+        line[j] = z < 0 || y < 0 ? nullptr : lines_.find(batch, z, y) + channel;
+        if (!line[j]) continue;
         begin = std::max(begin, k_.near.at(j, 2).begin - s.x);
         end = std::min(end, k_.near.at(j, 2).end - s.x);
       }
       if (begin >= end) begin = end = s.length;
       const auto points = [&](int64_t first, int64_t count) {
         for (int64_t j = 0; j <= taps; ++j) {
-          const int64_t x = row[j] < 0 ? -1 : k_.near.at(j, 2).source(s.x + first);
-          neighbour_[j] = x < 0 ? zeros_.data() : base + row[j] + x * k_.source.stride[2];
-          advance_[j] = x < 0 ? 0 : k_.near.at(j, 2).slope() * k_.source.stride[2];
+          const int64_t x = line[j] ? k_.near.at(j, 2).source(s.x + first) : -1;
+          neighbour_[j] = x < 0 ? zeros_.data() : line[j] + x * step;
+          advance_[j] = x < 0 ? 0 : k_.near.at(j, 2).slope() * step;
         }
         run(coefficients + s.first + first, width, count, panel + (s.first + first) * stride, stride);
       };
@@ -332,9 +335,10 @@ class PointsMajorPacker {
   }
 
   const RowFormula<S>& k_;
+  Lines<S> lines_;
   std::vector<const S*> neighbour_;
   std::vector<int64_t> advance_;  // of each neighbour, from point to point
-  std::vector<int64_t> row_offsets_;
+  std::vector<const S*> line_;    // that each tap sees; none where it sees zeros
   std::vector<S> zeros_;
   const Run in_step_, out_of_step_;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../microkernel.h"
 
@@ -55,67 +56,84 @@ inline int64_t dense_lines_to_points(const Accumulate<S>* from, int64_t line_str
   return x;
 }
 
-// to[c * line_stride + x] = from[x * point_stride + c] for `channels` and `points`.
+// `rows` rows of a square, `length` numbers each; what lies beyond is zero, and not written.
 template <class S>
-inline void points_to_lines(const S* from, int64_t point_stride, int64_t channels, int64_t points, Accumulate<S>* to,
+inline void load_square(const S* from, int64_t stride, int64_t rows, int64_t length,
+                        Vector<Accumulate<S>> (&square)[kLanes<Accumulate<S>>]) {
+  constexpr int n = kLanes<Accumulate<S>>;
+  if (rows == n && length == n) {
+    for (int k = 0; k < n; ++k) square[k] = load(from + k * stride);
+  } else {
+    for (int k = 0; k < n; ++k) {
+      square[k] = k < rows ? load_first(from + k * stride, length) : Vector<Accumulate<S>>{};
+    }
+  }
+}
+template <class S>
+inline void store_square(const Vector<Accumulate<S>> (&square)[kLanes<Accumulate<S>>], S* to, int64_t stride,
+                         int64_t rows, int64_t length) {
+  constexpr int n = kLanes<Accumulate<S>>;
+  if (rows == n && length == n) {
+    for (int k = 0; k < n; ++k) store(to + k * stride, square[k]);
+  } else {
+    for (int k = 0; k < n && k < rows; ++k) store_first(to + k * stride, square[k], length);
+  }
+}
+
+// to[c * line_stride + x] = from[x * point_stride + c] for `channels` and `points`.
+template <class S, class T>
+inline void points_to_lines(const S* from, int64_t point_stride, int64_t channels, int64_t points, T* to,
                             int64_t line_stride) {
   using A = Accumulate<S>;
   constexpr int n = kLanes<A>;
   int64_t x = 0;
-  if (point_stride == channels) {
-    if (channels == 1) x = dense_points_to_lines<1>(from, points, to, line_stride);
-    if (channels == 2) x = dense_points_to_lines<2>(from, points, to, line_stride);
-    if (channels == 4) x = dense_points_to_lines<4>(from, points, to, line_stride);
-    if (channels == 8) x = dense_points_to_lines<8>(from, points, to, line_stride);
-  }
-  for (; x + n <= points; x += n) {
-    for (int64_t c = 0; c < channels; c += n) {
-      const int64_t width = std::min<int64_t>(n, channels - c);
-      const S* at = from + x * point_stride + c;
-      Vector<A> square[n];
-      for (int k = 0; k < n; ++k) {
-        square[k] = width == n ? load(at + k * point_stride) : load_first(at + k * point_stride, width);
-      }
-      transpose<A>(square);
-      for (int k = 0; k < width; ++k) store(to + (c + k) * line_stride + x, square[k]);
+  if constexpr (std::is_same_v<T, A>) {
+    if (point_stride == channels) {
+      if (channels == 1) x = dense_points_to_lines<1>(from, points, to, line_stride);
+      if (channels == 2) x = dense_points_to_lines<2>(from, points, to, line_stride);
+      if (channels == 4) x = dense_points_to_lines<4>(from, points, to, line_stride);
+      if (channels == 8) x = dense_points_to_lines<8>(from, points, to, line_stride);
     }
   }
-  for (; x < points; ++x) {
-    for (int64_t c = 0; c < channels; ++c) to[c * line_stride + x] = to_accumulate(from[x * point_stride + c]);
+  // A few lines at a time: those of all channels of an image may fall on the same sets of the caches.
+  const int64_t first = x;
+  for (int64_t c = 0; c < channels; c += n) {
+    const int64_t width = std::min<int64_t>(n, channels - c);
+    for (x = first; x < points; x += n) {
+      const int64_t length = std::min<int64_t>(n, points - x);
+      Vector<A> square[n];
+      load_square(from + x * point_stride + c, point_stride, length, width, square);
+      transpose<A>(square);
+      store_square(square, to + c * line_stride + x, line_stride, width, length);
+    }
   }
 }
 
 // to[x * point_stride + c] = from[c * line_stride + x].
-template <class S>
-inline void lines_to_points(const Accumulate<S>* from, int64_t line_stride, int64_t channels, int64_t points, S* to,
+template <class S, class T>
+inline void lines_to_points(const T* from, int64_t line_stride, int64_t channels, int64_t points, S* to,
                             int64_t point_stride) {
   using A = Accumulate<S>;
   constexpr int n = kLanes<A>;
   int64_t x = 0;
-  if (point_stride == channels) {
-    if (channels == 1) x = dense_lines_to_points<1>(from, line_stride, points, to);
-    if (channels == 2) x = dense_lines_to_points<2>(from, line_stride, points, to);
-    if (channels == 4) x = dense_lines_to_points<4>(from, line_stride, points, to);
-    if (channels == 8) x = dense_lines_to_points<8>(from, line_stride, points, to);
-  }
-  for (; x + n <= points; x += n) {
-    for (int64_t c = 0; c < channels; c += n) {
-      const int64_t width = std::min<int64_t>(n, channels - c);
-      Vector<A> square[n];
-      for (int k = 0; k < n; ++k) square[k] = k < width ? load(from + (c + k) * line_stride + x) : Vector<A>{};
-      transpose<A>(square);
-      S* at = to + x * point_stride + c;
-      for (int k = 0; k < n; ++k) {
-        if (width == n) {
-          store(at + k * point_stride, square[k]);
-        } else {
-          store_first(at + k * point_stride, square[k], width);
-        }
-      }
+  if constexpr (std::is_same_v<T, A>) {
+    if (point_stride == channels) {
+      if (channels == 1) x = dense_lines_to_points<1>(from, line_stride, points, to);
+      if (channels == 2) x = dense_lines_to_points<2>(from, line_stride, points, to);
+      if (channels == 4) x = dense_lines_to_points<4>(from, line_stride, points, to);
+      if (channels == 8) x = dense_lines_to_points<8>(from, line_stride, points, to);
     }
   }
-  for (; x < points; ++x) {
-    for (int64_t c = 0; c < channels; ++c) from_accumulate(from[c * line_stride + x], to + x * point_stride + c);
+  const int64_t first = x;
+  for (int64_t c = 0; c < channels; c += n) {
+    const int64_t width = std::min<int64_t>(n, channels - c);
+    for (x = first; x < points; x += n) {
+      const int64_t length = std::min<int64_t>(n, points - x);
+      Vector<A> square[n];
+      load_square(from + c * line_stride + x, line_stride, width, length, square);
+      transpose<A>(square);
+      store_square(square, to + x * point_stride + c, point_stride, length, width);
+    }
   }
 }
 
