@@ -1,6 +1,6 @@
 """Grey and white matter of the MNI152 brain, learned from patches and from the whole volume at once.
 
-    python examples/whole_volume.py --small [--seed 1] [--picture FILE]    # 4 mm, three minutes of one core
+    python examples/whole_volume.py --small [--seed 1] [--picture FILE]    # 4 mm, one minute of one core
     python examples/whole_volume.py [--picture FILE]                       # 1 mm, (197, 233, 189)
 
 Needs nilearn, whose wheel has the template, and nibabel; matplotlib for the picture. One L-conv U-Net with affine
@@ -57,7 +57,7 @@ class Size:
     steps: int
 
 
-SMALL = Size(cell=4, widths=(4, 8), layers=1, patch=32, batch=1, tile=32, steps=400)
+SMALL = Size(cell=4, widths=(4, 8), layers=1, patch=32, batch=1, tile=32, steps=120)
 FULL = Size(cell=1, widths=(16, 32, 64), layers=2, patch=96, batch=2, tile=96, steps=600)
 
 
