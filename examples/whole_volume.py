@@ -1,7 +1,7 @@
 """Grey and white matter of the MNI152 brain, learned from patches and from the whole volume at once.
 
-    python examples/whole_volume.py --small [--picture FILE]    # 4 mm, one minute of one core
-    python examples/whole_volume.py [--picture FILE]            # 1 mm, (197, 233, 189)
+    python examples/whole_volume.py --small [--seed 1] [--picture FILE]    # 4 mm, one minute of one core
+    python examples/whole_volume.py [--picture FILE]                       # 1 mm, (197, 233, 189)
 
 Needs nilearn, whose wheel has the template, and nibabel; matplotlib for the picture. One L-conv U-Net with affine
 generators, d_a and x_b d_a, to which the place matters, is trained
@@ -41,7 +41,7 @@ from mni import FIRST, TEST, THICK, scanned, template
 from segmentation import soft_dice
 
 CLASSES = "other", "grey", "white"
-SCANS, RATE, SEED = 4, 3e-2, 0  # the rate that mni.py chose for affine generators, on its validation slabs
+SCANS, RATE = 4, 3e-2  # the rate that mni.py chose for affine generators, on its validation slabs
 UNLABELLED = -100  # the ignore_index of cross-entropy
 LOSS = nn.CrossEntropyLoss()
 
@@ -64,10 +64,10 @@ FULL = Size(cell=1, widths=(16, 32, 64), layers=2, patch=96, batch=2, tile=96, s
 class Brain:
     """Scans (1, 1, *full) for training and one for the test, and their classes; the slab is unlabelled in `known`."""
 
-    def __init__(self, cell: int) -> None:
+    def __init__(self, cell: int, seed: int) -> None:
         clean, self.classes = template(cell)
-        self.full = tuple(clean.shape)
-        random = torch.Generator().manual_seed(SEED)
+        self.full, self.seed = tuple(clean.shape), seed
+        random = torch.Generator().manual_seed(seed)
         self.scans = [scanned(clean, random)[None, None] for _ in range(SCANS)]
         self.test = scanned(clean, random)[None, None]
         first = FIRST + THICK * TEST[-1]  # in cells of 2 mm
@@ -90,7 +90,7 @@ def place(model: nn.Module, origin: Any, full: tuple[int, ...], true: bool) -> A
 
 
 def patch_step(model: nn.Module, brain: Brain, size: Size, stride: int, true: bool) -> Callable[[int], None]:
-    random = torch.Generator().manual_seed(SEED)
+    random = torch.Generator().manual_seed(brain.seed)
 
     def step(index: int) -> None:
         origins = [
@@ -194,8 +194,8 @@ class Row:
     seam: float
 
 
-def network(size: Size, conv: bool = False) -> nn.Module:
-    torch.manual_seed(SEED)
+def network(size: Size, seed: int, conv: bool = False) -> nn.Module:
+    torch.manual_seed(seed)
     model = nets.LUNet(
         1, len(CLASSES), "affine", ndim=3, widths=size.widths, layers=size.layers, norm="batch", activation="relu"
     )
@@ -203,8 +203,8 @@ def network(size: Size, conv: bool = False) -> nn.Module:
 
 
 def run(name: str, brain: Brain, size: Size, *, conv: bool = False, true: bool = False, whole: bool = False) -> Row:
-    model = network(size, conv)
-    plan = lc.regions(network(size, conv).eval(), tuple(brain.test.shape))
+    model = network(size, brain.seed, conv)
+    plan = lc.regions(network(size, brain.seed, conv).eval(), tuple(brain.test.shape))
     halo, stride = [max(sides) for sides in plan.halo], max(plan.stride)
     streamed = lc.stream(model, tile=(size.tile,) * 3, progress=False)
     step = streamed_step(streamed, brain) if whole else patch_step(model, brain, size, stride, true)
@@ -221,7 +221,7 @@ def run(name: str, brain: Brain, size: Size, *, conv: bool = False, true: bool =
 
 def one_piece(brain: Brain, size: Size) -> tuple[float, int]:
     """Time and memory of a step of (c) without tiles."""
-    model = network(size)
+    model = network(size, brain.seed)
 
     def step(index: int = 0) -> None:
         LOSS(model(brain.scans[index % SCANS]), brain.known[None]).backward()
@@ -253,11 +253,12 @@ def draw(rows: list[Row], brain: Brain, path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="4 mm, a small network, few steps")
+    parser.add_argument("--seed", type=int, default=0, help="of the scans' noise, the patches and the weights")
     parser.add_argument("--picture", help="file for slices")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     size = SMALL if arguments.small else FULL
-    brain = Brain(size.cell)
+    brain = Brain(size.cell, arguments.seed)
     print(f"volume {brain.full}, slab {brain.slab.start} to {brain.slab.stop} of axis 1, {size.steps} steps each")
     rows = [
         run("conv, patches", brain, size, conv=True),

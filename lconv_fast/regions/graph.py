@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lconv_fast.own_functions import own_functions
 from lconv_fast.regions.rules import REDUCTIONS, Kind, NotLocal, Value, operator_name, rule_for
 from lconv_fast.regions.rules.base import nodes_in
 
@@ -73,6 +74,7 @@ class Graph:
     constants: dict[fx.Node, Any]  # names of parameters and buffers, or tensors
     ndim: int
     nonlocal_: list[NonLocal]
+    functions: list[str]  # autograd.Functions of users, whose backward pass is not in the graph
 
     def __iter__(self) -> Iterator[Value]:
         return iter(self.values.values())
@@ -91,7 +93,7 @@ def trace(model: nn.Module, shape: Sequence[int], dtype: torch.dtype, ndim: int,
 
     Raises ValueError where the model cannot be traced, naming the module path, the operator and its place.
     """
-    program = _export(model, tuple(shape), dtype, caller)
+    program, functions = _export(model, tuple(shape), dtype, caller)
     graph = program.graph
     _resolve_inplace(graph, caller)
     _unexpand(graph)
@@ -136,7 +138,7 @@ def trace(model: nn.Module, shape: Sequence[int], dtype: torch.dtype, ndim: int,
         _classify(value, values, found, ndim)
     if output is None or not inputs:
         raise ValueError(f"{caller}: the model has no input or no output")
-    return Graph(model, values, inputs, output, constants, ndim, found)
+    return Graph(model, values, inputs, output, constants, ndim, found, functions)
 
 
 def _classify(value: Value, values: dict[fx.Node, Value], found: list[NonLocal], ndim: int) -> None:
@@ -210,6 +212,12 @@ def _export(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, caller
     with FakeTensorMode(allow_non_fake_inputs=True):
         example = torch.empty(shape, dtype=dtype, device=device)
     inside: list[tuple[str, nn.Module]] = []
+    functions: list[str] = []
+
+    def meet(function: type) -> None:
+        path = inside[-1][0] if inside else ""
+        functions.append(f"{path or 'the model itself'}: {function.__name__}")
+
     names = {module: name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, _: Any) -> None:
@@ -225,8 +233,8 @@ def _export(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, caller
         nn.modules.module.register_module_forward_hook(leave),
     ]
     try:
-        with _known_momentum(model), torch.no_grad():
-            return torch.export.export(model, (example,), strict=False)
+        with _known_momentum(model), own_functions(meet), torch.no_grad():
+            return torch.export.export(model, (example,), strict=False), functions
     except Exception as error:
         path, module = inside[-1] if inside else ("", model)
         kind = type(module).__name__

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lconv_fast.generators import Generators
+from lconv_fast.own_functions import own_functions
 from lconv_fast.sharding.calls import Call, Shapes, name_of, statics_of, tensors_of, with_tensors
 from lconv_fast.sharding.layout import Domain, Layout, Move, Points, Split, axes_of, local_shape, plan_move
 
@@ -111,6 +112,14 @@ class Planner(TorchFunctionMode):
 
     def refuse(self, name: str, reason: str) -> NoReturn:
         raise ValueError(f"shard: {self.where}: {name} {reason}")
+
+    def _meet(self, function: type) -> None:
+        if getattr(function, "pointwise", False) is not True:
+            self.refuse(
+                f"{function.__name__}, a torch.autograd.Function,",
+                "has a backward pass that cannot be followed; if it acts at each point alone, forward and backward, "
+                "say so by an attribute of the class, pointwise = True",
+            )
 
     # -- entries --
 
@@ -256,7 +265,7 @@ class Planner(TorchFunctionMode):
 
             handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
         try:
-            with torch.no_grad(), self:
+            with torch.no_grad(), own_functions(self._meet), self:
                 output = model(*args, **kwargs)
         finally:
             for handle in handles:

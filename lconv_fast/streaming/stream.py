@@ -123,6 +123,11 @@ class Streamed:
         graph = plan.graph
         if not any(p.requires_grad for p in self.model.parameters()):
             raise ValueError("forward_backward: expected a model with parameters that require gradients, got none")
+        if graph.functions:
+            raise ValueError(
+                f"stream: {graph.functions[0]} is a torch.autograd.Function, whose backward pass cannot be cut into "
+                "tiles; write it in operators, or use predict alone"
+            )
         output, n, device = graph.output, graph.ndim, self._device()
         truth = _target(target, reader, output.shape, n)
         corner = tuple(min(4, size) for size in output.shape[-n:])
@@ -232,6 +237,11 @@ class Streamed:
 
     def _prepare(self, volume: Any, backward: bool) -> tuple[Schedule, Reader]:
         """Checks the volume; the passes over it."""
+        if torch.is_autocast_enabled(self._device().type):
+            raise RuntimeError(
+                "stream: expected no autocast around it, which would act on each tile's operators and not on what is "
+                "gathered over all; convert the model and the volume, or leave autocast"
+            )
         dtype, expected = dtype_of("volume", volume), float_type(self.model)
         if dtype != expected:
             raise TypeError(f"volume: expected {expected} as the model, got {dtype}")

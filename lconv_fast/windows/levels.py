@@ -2,7 +2,8 @@
 
 The model runs on tensors without memory, of a size that common strides divide and of the sizes next to it; L-convs only
 say what they get. So pooling, interpolation, strided and transposed convolutions are followed whatever code they stand
-in, by the sizes that they make.
+in, by the sizes that they make. Where no L-conv comes after them, the sizes of all results tell what an origin has to
+be divisible by.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import copy
 import math
 import weakref
+from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from lconv_fast.ops.geometry import output_size
 from lconv_fast.windows.stack import THREAD, Call, Ints, first_tensor, identity
@@ -33,6 +35,8 @@ class Level(NamedTuple):
     step: Ints
     extra: tuple[int | None, ...]  # from 0 to step - 1; None: known for multiples of `whole` alone
     whole: Ints
+    every: Ints  # the points of the model's input for one of the coarsest grid that it makes, per axis
+    coarsest: str  # the module that makes it
 
     def size(self, axis: int, size: int) -> int | None:
         extra, step = self.extra[axis], self.step[axis]
@@ -46,11 +50,21 @@ Table = dict[int, tuple[Level, ...]]  # of each layer, by its `identity`; severa
 _tables: weakref.WeakKeyDictionary[nn.Module, dict[Any, Table]] = weakref.WeakKeyDictionary()
 
 
-class _Recording:
-    """Notes the spatial shape that each L-conv gets, and computes nothing."""
+class _Recording(TorchDispatchMode):
+    """Notes the spatial shape that each L-conv gets, and computes nothing; and those of all results."""
 
-    def __init__(self, ndim: int) -> None:
-        self.ndim, self.shapes = ndim, {}  # type: ignore[var-annotated]
+    def __init__(self, ndim: int, dims: int, paths: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ndim, self.dims, self.paths = ndim, dims, paths  # paths: of the modules that are being run
+        self.shapes: dict[int, list[tuple[int, ...]]] = {}
+        self.grids: list[tuple[str, tuple[int, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in result if isinstance(result, tuple) else (result,):
+            if isinstance(one, Tensor) and one.dim() == self.dims:
+                self.grids.append((self.paths[-1] if self.paths else "", tuple(one.shape[-self.ndim :])))
+        return result
 
     def call(self, layer: Any, input: Tensor, call: Call) -> Tensor:
         spatial = tuple(input.shape[-self.ndim :])
@@ -76,7 +90,8 @@ def _learn(model: nn.Module, ndim: int, args: tuple[Any, ...], kwargs: dict[str,
         skeleton = _without_memory(model)
         names = {identity(layer): path or type(layer).__name__ for path, layer in skeleton.named_modules()}
         run = partial(_sizes, skeleton, ndim, args=args, kwargs=kwargs)
-        shapes = run(BASE)
+        shapes, grids = run(BASE)
+        every, coarsest = _coarsest(grids, run(2 * BASE, may_fail=True)[1], ndim)
         ratios = {size: _ratio(size) for found in shapes.values() for spatial in found for size in spatial}
         for layer, found in shapes.items():
             for spatial in found:
@@ -97,7 +112,7 @@ def _learn(model: nn.Module, ndim: int, args: tuple[Any, ...], kwargs: dict[str,
         for more in dict.fromkeys([whole, 1, whole - 1, *range(2, whole)]):
             if all(rule.settled for rule in rules.values()):
                 break
-            probe = run(BASE + more, may_fail=True)
+            probe, _ = run(BASE + more, may_fail=True)
             for (layer, call, axis), rule in rules.items():
                 if call < len(probe.get(layer, ())):
                     rule.learn(BASE + more, probe[layer][call][axis])
@@ -108,10 +123,27 @@ def _learn(model: nn.Module, ndim: int, args: tuple[Any, ...], kwargs: dict[str,
         for call in range(len(shapes.get(layer, ()))):
             axes = [rules[layer, call, axis] for axis in range(ndim)]
             ups, steps, extras = zip(*((rule.up, rule.step, rule.extra) for rule in axes), strict=True)
-            levels.append(Level(names[layer], ups, steps, extras, (whole,) * ndim))
+            levels.append(Level(names[layer], ups, steps, extras, (whole,) * ndim, every, coarsest))
         if levels:
             table[identity(ours)] = tuple(dict.fromkeys(levels))
     return table
+
+
+def _coarsest(
+    grids: list[tuple[str, tuple[int, ...]]], doubled: list[tuple[str, tuple[int, ...]]], ndim: int
+) -> tuple[Ints, str]:
+    """Points of the input for one of the coarsest grid, from the results on a grid and on one twice as large; borders
+    that are cut off do not matter."""
+    every, coarsest = [1] * ndim, ""
+    for (path, small), (same, large) in zip(grids, doubled, strict=False):
+        if path != same:
+            break
+        rates = [Fraction(two - one, BASE) for one, two in zip(small, large, strict=True)]
+        if all(rate > 0 and rate.denominator <= MOST_STEP for rate in rates):
+            joint = [math.lcm(e, rate.denominator) for e, rate in zip(every, rates, strict=True)]
+            if joint != every or (path and not coarsest and [r.denominator for r in rates] == every):
+                every, coarsest = joint, path
+    return tuple(every), coarsest
 
 
 class _Rule:
@@ -153,19 +185,24 @@ def _without_memory(model: nn.Module) -> nn.Module:
 
 def _sizes(
     model: nn.Module, ndim: int, size: int, args: tuple[Any, ...], kwargs: dict[str, Any], may_fail: bool = False
-) -> dict[int, list[tuple[int, ...]]]:
-    """The spatial shapes that each L-conv gets, in the order of its calls, from an input of `size` points an axis."""
-    patch = first_tensor(model, ndim, args, kwargs).shape[-ndim:]
+) -> tuple[dict[int, list[tuple[int, ...]]], list[tuple[str, tuple[int, ...]]]]:
+    """The spatial shapes that each L-conv gets, in the order of its calls, from an input of `size` points an axis; and
+    those of all results, with the modules that make them."""
+    x = first_tensor(model, ndim, args, kwargs)
+    patch = x.shape[-ndim:]
 
     def enlarged(value: Any) -> Any:
         if isinstance(value, Tensor) and value.dim() > ndim and value.shape[-ndim:] == patch:
             return torch.empty(*value.shape[:-ndim], *[size] * ndim, dtype=value.dtype, device=value.device)
         return value
 
-    recording, stack = _Recording(ndim), THREAD.stack
+    paths: list[str] = []
+    recording, stack = _Recording(ndim, x.dim(), paths), THREAD.stack
+    hooks = [hook for path, module in model.named_modules() for hook in _followed(module, path, paths)]
     THREAD.stack = (recording,)
     try:
-        model(*map(enlarged, args), **{name: enlarged(value) for name, value in kwargs.items()})
+        with recording:
+            model(*map(enlarged, args), **{name: enlarged(value) for name, value in kwargs.items()})
     except Exception as error:
         # Grids that the model does not take; what it did before says how far its levels reach.
         if not may_fail:
@@ -175,4 +212,14 @@ def _sizes(
             ) from error
     finally:
         THREAD.stack = stack
-    return recording.shapes
+        for hook in hooks:
+            hook.remove()
+    return recording.shapes, recording.grids
+
+
+def _followed(module: nn.Module, path: str, paths: list[str]) -> tuple[Any, Any]:
+    """Hooks that keep the path of the module that is being run at the end of `paths`."""
+    return (
+        module.register_forward_pre_hook(lambda *_: paths.append(path)),
+        module.register_forward_hook(lambda *_: paths.pop() and None),
+    )

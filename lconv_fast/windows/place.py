@@ -159,6 +159,11 @@ def _check_divisible(layer: Any, level: Level, a: int, patch: Sequence[int], ori
             f"origin: {level.path} computes one point in {step} of axis {a}: expected an origin divisible by {step}, "
             f"got {origin}"
         )
+    if origin[a] % level.every[a]:
+        raise ValueError(
+            f"origin: {level.coarsest or 'the model'} computes one point in {level.every[a]} of axis {a}: expected an "
+            f"origin divisible by {level.every[a]}, got {origin}"
+        )
     for name, size in (("full", full[a]), ("a patch", patch[a])):
         if level.size(a, size) is None:
             raise ValueError(

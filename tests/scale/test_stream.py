@@ -136,6 +136,61 @@ def test_dropout_does_not_depend_on_the_tiles(tmp_path):
     assert abs((ones == 0).float().mean() - 0.3) < 0.03 and ones.max() == pytest.approx(1 / 0.7)
 
 
+class Rolled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, f):
+        return 2 * f
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g.roll(1, -1)
+
+
+class Custom(nn.Module):
+    function = Rolled.apply  # as models hold it, from before they are traced
+
+    def forward(self, f):
+        return self.function(f)
+
+
+def test_backward_passes_that_a_trace_does_not_hold(tmp_path):
+    """Functions of one's own and autocast are refused; predictions need no backward pass."""
+    model, x = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(Custom())), torch.randn(1, 1, 12, 12)
+    streamed = lc.stream(model, (6, 6), tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"stream: 1\.0: Rolled is a torch\.autograd\.Function"):
+        streamed.forward_backward(x, torch.zeros(1, 2, 10, 10), nn.MSELoss())
+    with torch.no_grad():
+        assert torch.allclose(streamed.predict(x), model(x), atol=1e-6)
+    with pytest.raises(RuntimeError, match="no autocast"), torch.autocast("cpu", torch.bfloat16):
+        streamed.predict(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d, nn.BatchNorm2d, nn.Identity])
+def test_half_types_are_as_accurate_as_one_piece(dtype, norm, tmp_path):
+    torch.manual_seed(0)
+    layers = [
+        lc.LConv2d(1, 4, "affine"),
+        norm(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1),
+        norm(4),
+        nn.Conv2d(4, 1, 1),
+    ]
+    tiles = nn.Sequential(*layers).to(dtype)
+    piece, exact = copy.deepcopy(tiles), copy.deepcopy(tiles).double()
+    x, t = torch.randn(2, 1, 1, 32, 32).to(dtype)
+    nn.MSELoss()(exact(x.double()), t.double()).backward()
+    nn.MSELoss()(piece(x), t).backward()
+    lc.stream(tiles, (12, 16), tmp_path, progress=False).forward_backward(x, t, nn.MSELoss())
+    truth = torch.cat([p.grad.flatten() for p in exact.parameters()])
+
+    def error(model):
+        return (torch.cat([p.grad.flatten().double() for p in model.parameters()]) - truth).norm() / truth.norm()
+
+    assert 0 < error(tiles) < 2 * error(piece)
+
+
 LOSSES = {
     "sum": nn.L1Loss(reduction="sum"),
     "plain function": lambda p, t: (p - t[:, None]).square(),

@@ -283,6 +283,14 @@ F = torch.zeros(2, 2, 12, 12)
     [
         (unet, ((1, 0), (64, 64)), ValueError, r"origin: down\.1\.0\.0 computes one point in 2 of axis 0.*by 2"),
         (strided, ((3, 4), (64, 64)), ValueError, r"origin: 0 computes one point in 3 of axis 1: expected.*\(3, 4\)"),
+        (
+            lambda: nn.Sequential(
+                lc.LConv2d(2, 3, "se"), nn.Conv2d(3, 3, 3), nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
+            ),
+            ((2, 3), (64, 64)),
+            ValueError,
+            r"origin: 2 computes one point in 2 of axis 1: expected an origin divisible by 2",
+        ),
         (strided, ((60, 0), (64, 64)), ValueError, r"patch of \(12, 12\) at \(60, 0\) does not fit into .*\(64, 64\)"),
         (strided, ((-3, 0), (64, 64)), ValueError, r"origin: expected integers from 0 on, got \(-3, 0\)"),
         (strided, ((0, 0, 0), (64, 64)), ValueError, r"origin: expected 2 integers"),

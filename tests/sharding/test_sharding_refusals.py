@@ -36,6 +36,18 @@ def recomputed(layer, x):
     return checkpoint(lambda t: F.conv2d(t, layer.weight, padding=1), x, use_reentrant=False)
 
 
+class Shifted(torch.autograd.Function):
+    """Acts at each point alone forward, and not backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.roll(1, 2)
+
+
 def on_mean(x, layer):
     return layer(x.mean((2, 3), keepdim=True).expand(-1, -1, 12, 8))
 
@@ -65,6 +77,7 @@ MODELS = [
     ("extent", lambda: Calls(lambda x: x / x.shape[2]), "depends on the extents"),
     ("matmul", lambda: Calls(lambda x: x @ x.transpose(2, 3)), "product of matrices"),
     ("checkpointed function", lambda: Calls(lambda x, layer: recomputed(layer, x), nn.Conv2d(4, 4, 3)), "a function"),
+    ("function of one's own", lambda: nn.Sequential(Calls(Shifted.apply)), r"0 \(Calls\): Shifted"),
     ("field on whole input", lambda: Calls(on_mean, sampled()), "input is whole on every rank"),
     ("reshape", lambda: Calls(lambda x: x.reshape(1, 4, 8, 12)), "sharded dimensions"),
     ("thin", lambda: lc.LConv2d(4, 4, "translation", accuracy=8), "halo"),
