@@ -18,7 +18,7 @@ void check(const Geometry& g) {
               g.origin.size() == n && g.full.size() == n,
           "taps, tap_weights, components, stride, halo, origin and full differ in length");
   require(g.kind >= 0 && g.kind <= static_cast<int64_t>(CoefficientKind::kAffine) && g.padding_mode >= 0 &&
-              g.padding_mode <= static_cast<int64_t>(Padding::kReflect),
+              g.padding_mode < kPaddings,
           "unknown kind or padding mode");
   require(g.groups >= 1 && g.groups <= kMostSteps, "expected one group or more");
   require(within(g.taps, -kMostSteps, kMostSteps) && within(g.halo, -kMostSteps, kMostSteps) &&
@@ -44,8 +44,8 @@ void check(const Geometry& g) {
     require(j == 0 ? component == 0 : component == g.components[j - 1] || component == g.components[j - 1] + 1,
             "components must count up from 0");
     for (size_t a = 0; a < n; ++a) {
-      require(padding != Padding::kReflect || std::abs(g.taps[j * n + a]) < g.spatial[a],
-              "reflect padding is wider than the grid");
+      require(!boundary_of(padding).bounded || std::abs(g.taps[j * n + a]) < g.spatial[a],
+              "taps reach beyond the far side of the grid");
     }
   }
 }

@@ -52,6 +52,14 @@ PYBIND11_MODULE(_C, m) {
         return static_cast<double>(operations) / elapsed;
       },
       "Floating-point operations per second that one thread reaches from registers, float32.");
+  m.def(
+      "boundaries",
+      [] {
+        std::vector<std::tuple<std::string, bool, bool>> rows;
+        for (const Boundary& row : kBoundaries) rows.emplace_back(row.name, row.inverts, row.bounded);
+        return rows;
+      },
+      "(name, inverts, bounded) of each padding mode, in the order of their codes.");
   m.def("plan", &plan,
         "For each operator: whether it works in the basis of a row, and the products per point (csrc/plan.h).");
   m.def("huge_page_policy", &lconv_fast::huge_page_policy,

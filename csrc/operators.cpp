@@ -65,7 +65,7 @@ Tensor apply(const Tensor& input, const Tensor& weight, const Tensor& coefficien
   CheckedProblem c = check(g, input, weight.size(0) - 1, weight.size(2), per_group(weight.size(1), groups), identity);
   const Problem& p = c.problem;
   STD_TORCH_CHECK(!transposed || inverts(p.padding),
-                  "lconv_fast: transposed, replicate and reflect are a halo that is folded back");
+                  "lconv_fast: transposed, padding that does not invert is a halo that is folded back");
   c.take_coefficients(coefficients);
   const int64_t ins = p.in_channels * groups, outs = p.out_channels * groups;
   const View source = transposed ? c.view(input, "input", outs, p.out) : c.view(input, "input", ins, p.array);

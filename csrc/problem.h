@@ -10,16 +10,14 @@
 #include <functional>
 #include <vector>
 
+#include "boundary.h"
+
 namespace lconv_fast {
 
 constexpr int kAxes = 3;
 
 enum class Scalar { kFloat, kDouble, kBFloat16, kHalf };
-enum class Padding { kZeros, kCircular, kReplicate, kReflect };
 enum class CoefficientKind { kConstant, kSampled, kAffine };
-
-// Whether taps can be turned round: each point is then seen through a tap from one point at most.
-inline bool inverts(Padding padding) { return padding == Padding::kZeros || padding == Padding::kCircular; }
 
 // A tensor (batch, channel, axis 0, axis 1, axis 2): strides in elements. It belongs to somebody else.
 struct View {

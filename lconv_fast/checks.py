@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.ops.geometry import MOST_POINTS, MOST_STEPS, PaddingMode, Stencil, Window
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import MOST_POINTS, MOST_STEPS, Stencil, Window
 
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

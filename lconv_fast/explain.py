@@ -12,7 +12,8 @@ import torch
 from lconv_fast import _C
 from lconv_fast.checks import check_dtype, extents
 from lconv_fast.generators import Generators
-from lconv_fast.ops.geometry import Geometry, PaddingMode, output_size
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import Geometry, output_size
 
 PATHS = {False: "direct: one product for each generator", True: "basis of a row: products for each axis (csrc/plan.h)"}
 

@@ -7,10 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lconv_fast.ops.geometry import PaddingMode
-
-# As nn.Conv2d names them.
-PADDING_MODES = {mode.name.lower(): mode for mode in PaddingMode}
+from lconv_fast.ops.boundary import PADDING_MODES, PaddingMode
 
 
 def padding_mode(name: str) -> PaddingMode:
@@ -22,14 +19,14 @@ def padding_mode(name: str) -> PaddingMode:
 
 def check_reach(taps: Sequence[Sequence[int]], spatial: Sequence[int], mode: PaddingMode) -> None:
     """A mirror has no points to show beyond the far side of the grid; other boundaries have no such limit."""
-    if mode != PaddingMode.REFLECT:
+    if not mode.boundary.bounded:
         return
     for axis, size in enumerate(spatial):
         reach = max([abs(tap[axis]) for tap in taps])
         if reach >= size:
             raise ValueError(
-                f"padding_mode: reflect padding by {reach} points needs more than {reach} points on axis {axis}, "
-                f"got a grid of {tuple(spatial)}"
+                f"padding_mode: {mode.name.lower()} padding by {reach} points needs more than {reach} points on axis "
+                f"{axis}, got a grid of {tuple(spatial)}"
             )
 
 
@@ -40,11 +37,10 @@ def every(t: Tensor, stride: Sequence[int]) -> Tensor:
 
 
 def fold(array: Tensor, spatial: Sequence[int], halo: Sequence[int], mode: PaddingMode) -> Tensor:
-    """The transpose of padding with 'replicate' or 'reflect': adds each point of the border to the point it showed.
+    """The transpose of padding with a mode that does not invert: adds each point of the border to the point it showed.
 
     array: (N, C, *(low + spatial + high)), halo: (low, high) of each axis. Returns (N, C, *spatial).
     """
-    mirror = mode == PaddingMode.REFLECT
     for axis, size in enumerate(spatial):
         low, high = halo[2 * axis], halo[2 * axis + 1]
         if low == high == 0:
@@ -53,9 +49,8 @@ def fold(array: Tensor, spatial: Sequence[int], halo: Sequence[int], mode: Paddi
         folded = array.narrow(dim, low, size).clone()
         # Counted from either end, so that the loops do not depend on the size.
         for k in range(low, 0, -1):
-            folded.narrow(dim, k if mirror else 0, 1).add_(array.narrow(dim, low - k, 1))
+            folded.narrow(dim, mode.inward(k), 1).add_(array.narrow(dim, low - k, 1))
         for k in range(1, high + 1):
-            shown = size - 1 - k if mirror else size - 1
-            folded.narrow(dim, shown, 1).add_(array.narrow(dim, low + size - 1 + k, 1))
+            folded.narrow(dim, size - 1 - mode.inward(k), 1).add_(array.narrow(dim, low + size - 1 + k, 1))
         array = folded
     return array

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import lconv_fast as lc
+from lconv_fast.ops.boundary import PADDING_MODES
 
 GRIDS = {1: (7,), 2: (5, 6), 3: (4, 5, 3)}
-MODES = ("zeros", "circular", "replicate", "reflect")
+MODES = tuple(PADDING_MODES)
 # Weights of f[x + k] - f[x - k], and of f[x], f[x + k] + f[x - k], written again from the textbook.
 CENTRAL = {
     2: [0.5],
@@ -45,7 +46,8 @@ class Problem:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        far = self.mode == "reflect" and self.accuracy != "spectral" and self.accuracy > 4
+        bounded = self.mode in MODES and PADDING_MODES[self.mode].boundary.bounded
+        far = bounded and self.accuracy != "spectral" and self.accuracy > 4
         return tuple(size + (self.accuracy // 2 if far else 0) for size in GRIDS[self.ndim])
 
     @property

@@ -7,6 +7,7 @@ import torch
 
 import lconv_fast as lc
 from lconv_fast.generators import differences
+from lconv_fast.ops.boundary import PADDING_MODES
 from lconv_fast.ops.geometry import Geometry
 
 lconv = lc.functional.lconv
@@ -57,7 +58,7 @@ CASES = {
     "ndim": (lambda: lc.AffineGenerators.named("se", ndim=4), ValueError, "ndim: expected 1, 2 or 3 axes, got 4"),
     "axes of the generators": (lambda: lc.LConv3d(4, 8, AFFINE), ValueError, "generators: expected 3 axes for LConv3d, got 2"),
     "keywords beside an object": (lambda: lc.LConv2d(4, 8, AFFINE, accuracy=4), TypeError, "LConv2d: accuracy: these go with a name"),
-    "padding mode": (lambda: lc.LConv2d(4, 8, padding_mode="zero"), ValueError, "padding_mode: expected one of zeros, circular, replicate, reflect, got 'zero'"),
+    "padding mode": (lambda: lc.LConv2d(4, 8, padding_mode="zero"), ValueError, f"padding_mode: expected one of {', '.join(PADDING_MODES)}, got 'zero'"),
     "accuracy": (lambda: lc.LConv2d(4, 8, accuracy=3), ValueError, "accuracy: expected one of 2, 4, 6, 8, or .spectral., got 3"),
     "coordinate scale": (lambda: lc.LConv2d(4, 8, "affine", coordinate_scale=0), ValueError, "coordinate_scale: expected a positive number or None, got 0"),
     "reflect": (lambda: lc.LConv2d(4, 8, accuracy=8, padding_mode="reflect")(torch.randn(1, 4, 9, 4)), ValueError, r"reflect padding by 4 points needs more than 4 points on axis 1, got a grid of \(9, 4\)"),
@@ -142,7 +143,7 @@ MALFORMED = {
     "a tap of 2^31": {"taps": [0, 2**31] * 4, "padding_mode": 1},
     "an unknown kind": {"kind": 3},
     "a kind below 0": {"kind": -1},
-    "an unknown padding mode": {"padding_mode": 4},
+    "an unknown padding mode": {"padding_mode": len(PADDING_MODES)},
     "a padding mode below 0": {"padding_mode": -(2**40)},
     "no axes": {"spatial": [], "taps": [], "stride": [], "halo": [], "origin": [], "full": []},
     "four axes": {"spatial": [5] * 4, "stride": [1] * 4, "halo": [0] * 8, "origin": [0] * 4, "full": [5] * 4},

@@ -17,7 +17,8 @@ from problems import MODES, TOLERANCE, Problem, problems, relative_rms, results
 import lconv_fast as lc
 from lconv_fast import form
 from lconv_fast.ops import reference
-from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode, Stencil
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Geometry, Stencil
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.tables import Table, tuned
 from lconv_fast.ops.gpu.views import AFFINE_BASIS

@@ -12,7 +12,8 @@ from problems import relative_rms
 import lconv_fast as lc
 from lconv_fast import _C
 from lconv_fast.ops import reference
-from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode, Stencil
+from lconv_fast.ops.boundary import PADDING_MODES, PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Geometry, Stencil
 
 CENTRAL = {n: [sign * (a == b) for a in range(n) for sign in (-1, 1) for b in range(n)] for n in (1, 2, 3)}
 
@@ -43,7 +44,7 @@ def test_products_a_point():
     assert not plan(6, (256, 256), taps=[1, 1, -1, -1, 0, 1, 0, -1])["forward"]["row_basis"]
 
 
-@pytest.mark.parametrize("mode", ["zeros", "circular", "replicate", "reflect"])
+@pytest.mark.parametrize("mode", PADDING_MODES)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("spatial", [(200,), (9, 67), (5, 6, 40)], ids=str)
 def test_basis_of_a_row_agrees_with_the_reference(spatial, channels_last, mode):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from problems import relative_rms
+from problems import MODES, relative_rms
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim, export
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -14,7 +14,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import lconv_fast as lc
 from lconv_fast.ops.geometry import Geometry
 
-MODES = ("zeros", "circular", "replicate", "reflect")
 LAYERS = {1: lc.LConv1d, 2: lc.LConv2d, 3: lc.LConv3d}
 
 

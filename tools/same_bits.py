@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import lconv_fast as lc  # noqa: E402
+from lconv_fast.ops.boundary import PADDING_MODES  # noqa: E402
 
 KINDS = ("affine", "named", "field", "stencil", "constant")
 NAMES = ("translation", "rotation", "scaling", "se", "similitude", "sl", "gl", "affine")
@@ -69,7 +70,7 @@ def draw(seed: int) -> Draw:
         kind=chance.choice(KINDS),
         name=chance.choice([name for name in NAMES if ndim > 1 or name in ("translation", "scaling", "gl", "affine")]),
         spatial=tuple(spatial),
-        padding_mode=chance.choice(("zeros", "zeros", "circular", "replicate", "reflect")),
+        padding_mode=chance.choice(("zeros", *PADDING_MODES)),
         accuracy=chance.choice((2, 2, 2, 4, 6)),
         dtype=dtype,
         channels_last=chance.random() < 0.6,

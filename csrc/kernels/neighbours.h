@@ -1,4 +1,4 @@
-// Where a tap of a point lies: the boundary rule, forward and transposed. Nothing else knows about boundaries.
+// Where a tap of a point lies, forward and transposed.
 #pragma once
 
 #include <algorithm>
@@ -8,27 +8,6 @@
 
 // In the namespace of the instruction set, as all inline code must be: the linker would merge the copies otherwise.
 namespace lconv_fast::LCONV_ISA {
-
-inline int64_t modulo(int64_t a, int64_t n) {
-  const int64_t r = a % n;
-  return r < 0 ? r + n : r;
-}
-
-// The index in [0, size) that the padded array shows at `index`; -1 where it shows zero.
-inline int64_t padded_index(int64_t index, int64_t size, Padding padding) {
-  if (index >= 0 && index < size) return index;
-  switch (padding) {
-    case Padding::kZeros:
-      return -1;
-    case Padding::kCircular:
-      return modulo(index, size);
-    case Padding::kReplicate:
-      return index < 0 ? 0 : size - 1;
-    case Padding::kReflect:
-      return index < 0 ? -index : 2 * (size - 1) - index;
-  }
-  return -1;
-}
 
 // One axis of one tap: target index -> source index, and -> the grid index whose coefficient applies.
 //   forward:    target = index in y, source = index in the array of f, grid index = target * step
@@ -68,7 +47,7 @@ struct AxisTap {
 
   int64_t source(int64_t target) const {
     if (target >= begin && target < end) return target * slope() + shift;
-    if (!transposed) return padded_index(target * step + shift, array, padding);
+    if (!transposed) return shown_index(target * step + shift, array, padding);
     const int64_t x = grid_index(target);
     return x >= 0 && x % step == 0 ? x / step : -1;
   }
@@ -78,9 +57,7 @@ struct AxisTap {
 
   int64_t grid_index(int64_t target) const {
     if (!transposed) return target * step;
-    const int64_t x = position(target) - tap;
-    if (padding == Padding::kCircular) return modulo(x, grid);
-    return x >= 0 && x < grid ? x : -1;
+    return showing_index(position(target) - tap, grid, padding);
   }
 };
 

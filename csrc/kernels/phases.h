@@ -20,7 +20,7 @@ inline Phase phase_of(const Problem& p, const View& target, const int64_t first[
   const auto sees = [&](const int64_t* tap) {
     for (int a = 0; a < kAxes; ++a) {
       // Points that wrap change their phase, unless the stride divides the grid.
-      const bool mixes = p.padding == Padding::kCircular && p.grid[a] % p.step[a] != 0 && tap[a] != 0;
+      const bool mixes = tap[a] != 0 && mixes_phases(p.padding, p.grid[a], p.step[a]);
       if (!mixes && modulo(first[a] - p.halo_low[a] - tap[a], p.step[a]) != 0) return false;
     }
     return true;

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lconv_fast.grid import padding_mode
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d
 
 CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -95,7 +96,11 @@ class Frame:
         if boundary not in (None, kernel.mode) and any(map(any, kernel.padding)):
             inside = False
         # A mirror needs more points than it shows: fewer may be there than the taps of dropped outputs reach.
-        if kernel.mode == "reflect" and any(kernel.excess) and any(low or high for low, high in kernel.padding):
+        if (
+            padding_mode(kernel.mode).boundary.bounded
+            and any(kernel.excess)
+            and any(low or high for low, high in kernel.padding)
+        ):
             inside = False
         start = (0,) * kernel.ndim if inside else center
         fill = tuple(-c % s for c, s in zip(start, kernel.stride, strict=True))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lconv_fast import grid
 from lconv_fast.convert.taps import halo, mode_of
 from lconv_fast.generators import Generators
 from lconv_fast.grid import every
@@ -144,36 +145,27 @@ def _padded(f: Tensor, dim: int, low: int, high: int, mode: str) -> Tensor:
     """`f` with what its boundary shows, on one axis. By an index, since F.pad takes no size below the padding."""
     if low == high == 0:
         return f
-    size = f.shape[dim]
-    if mode == "zeros":
+    size, shown = f.shape[dim], grid.padding_mode(mode).boundary.shown
+    if shown is None:
         return F.pad(f, [0, 0] * (f.dim() - 1 - dim) + [low, high])
     # Tensors in the place of numbers: exporters have no rules for index arithmetic with symbolic sizes.
     last = torch.arange(size, device=f.device)[-1]
     index = torch.arange(low + high + size, device=f.device) - low
-    if mode == "circular":
-        index = torch.remainder(index, last + 1)
-    elif mode == "replicate":
-        index = torch.minimum(index.clamp(min=0), last)
-    else:
-        index = last - (last - index.abs()).abs()
-    return f.index_select(dim, index)
+    return f.index_select(dim, shown(index, last + 1))
 
 
 def _folded(array: Tensor, dim: int, low: int, high: int, mode: str) -> Tensor:
-    """The transpose of `_padded` for 'replicate' and 'reflect': each point of the border added to what it showed."""
+    """The transpose of `_padded` for a mode that does not invert: each point of the border added to what it showed."""
     size = array.shape[dim] - low - high
     result = array.narrow(dim, low, size)
 
     def placed(part: Tensor, before: Any, after: Any) -> Tensor:
         return F.pad(part, [0, 0] * (array.dim() - 1 - dim) + [before, after])
 
-    for width, first, at_start in ((low, 0, True), (high, low + size, False)):
-        if width == 0:
-            continue
-        border = array.narrow(dim, first, width)
-        if mode == "replicate":
-            shown, near, far = border.sum(dim, keepdim=True), 0, size - 1
-        else:
-            shown, near, far = border.flip(dim), 1, size - 1 - width
-        result = result + (placed(shown, near, far) if at_start else placed(shown, far, near))
+    for width, first, step in ((low, low - 1, -1), (high, low + size, 1)):
+        for k in range(width):
+            near = grid.padding_mode(mode).inward(k + 1)
+            far = size - 1 - near
+            before, after = (near, far) if step < 0 else (far, near)
+            result = result + placed(array.narrow(dim, first + k * step, 1), before, after)
     return result

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lconv_fast.generators import Generators
-from lconv_fast.ops.geometry import CoefficientKind, PaddingMode, Stencil
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Stencil
 
 Offsets = list[tuple[int, ...]]
 

@@ -13,7 +13,8 @@ import lconv_fast.ops  # noqa: F401  registers torch.ops.lconv_fast
 from lconv_fast import grid
 from lconv_fast.form import affine_basis
 from lconv_fast.form.point_sums import sum_points
-from lconv_fast.ops.geometry import Geometry, PaddingMode
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import Geometry
 from lconv_fast.ops.graph import Graph
 
 S, F, W, G = range(4)  # the slots

@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 
 from lconv_fast import form, grid
 from lconv_fast.checks import boolean, check_float, check_points, check_types, extents
-from lconv_fast.ops.geometry import CoefficientKind, PaddingMode, Stencil, accumulate_type
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Stencil, accumulate_type
 
 Self = TypeVar("Self", bound="Generators")
 NO_TAPS = Stencil(CoefficientKind.CONSTANT, (), (), (), PaddingMode.ZEROS)

@@ -127,7 +127,7 @@ class DerivativeGenerators(GridGenerators):
     def _stencil(self, kind: CoefficientKind, coordinate_scale: float | None = None) -> Stencil | None:
         if self.accuracy == spectral.NAME:
             return None
-        return Stencil(kind, *self._taps, grid.PADDING_MODES[self.padding_mode], coordinate_scale, self.transposed)
+        return Stencil(kind, *self._taps, grid.padding_mode(self.padding_mode), coordinate_scale, self.transposed)
 
     def act(self, coefficients: Tensor, f: Tensor) -> Tensor:
         if self.accuracy == spectral.NAME:

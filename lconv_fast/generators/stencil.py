@@ -76,7 +76,7 @@ class StencilGenerators(GridGenerators):
     def stencil(self) -> Stencil:
         count = len(self.taps)
         kind = CoefficientKind.SAMPLED if self.weights.dim() > 2 else CoefficientKind.CONSTANT
-        mode = grid.PADDING_MODES[self.padding_mode]
+        mode = grid.padding_mode(self.padding_mode)
         return Stencil(kind, self.taps, (1.0,) * count, tuple(range(count)), mode, transposed=self.transposed)
 
     def mean_square(self) -> Tensor:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lconv_fast.ops.boundary import PaddingMode
+
 MOST_AXES = 3
 # Offsets, strides and halos beyond this serve nobody; below it, no sum or product of two of them leaves 64 bits.
 MOST_STEPS = 2**31 - 1
@@ -27,21 +29,6 @@ class CoefficientKind(IntEnum):
     CONSTANT = 0  # (n_L, m): the same at each point
     SAMPLED = 1  # (n_L, m, *spatial)
     AFFINE = 2  # (n_L, m, n + 1): v(x) = the first n numbers times x, plus the last
-
-
-class PaddingMode(IntEnum):
-    """What lies outside the grid, by nn.Conv2d's names in lower case. Codes that cross the schema."""
-
-    ZEROS = 0
-    CIRCULAR = 1
-    REPLICATE = 2
-    REFLECT = 3
-
-    @property
-    def inverts(self) -> bool:
-        """Whether each point of the array is seen through a tap from one point at most, so that taps can be turned
-        round. Clamped and mirrored taps cannot: their transpose is extended, then folded (lconv_fast.grid.fold)."""
-        return self in (PaddingMode.ZEROS, PaddingMode.CIRCULAR)
 
 
 class Stencil(NamedTuple):
@@ -180,10 +167,11 @@ class Geometry(NamedTuple):
             and (not self.components or self.components[0] == 0),
             "components must count up from 0",
         )
-        if self.padding_mode == PaddingMode.REFLECT:
+        mode = PaddingMode(self.padding_mode)
+        if mode.boundary.bounded:
             for axis, size in enumerate(self.spatial):
                 reach = max([abs(t) for t in self.taps[axis::n]], default=0)
-                require(reach < size, "reflect padding is wider than the grid")
+                require(reach < size, "taps reach beyond the far side of the grid")
 
 
 def require(condition: bool, message: str) -> None:

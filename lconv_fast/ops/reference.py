@@ -11,19 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode, accumulate_type
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Geometry, accumulate_type
 
 
 def _padded_index(index: Tensor, size: int, padding_mode: int) -> Tensor:
     """What the padded array shows at `index`; -1 for zero."""
-    inside = (index >= 0) & (index < size)
-    if padding_mode == PaddingMode.CIRCULAR:
-        return index % size
-    if padding_mode == PaddingMode.REPLICATE:
-        return index.clamp(0, size - 1)
-    if padding_mode == PaddingMode.REFLECT:
-        return (size - 1) - ((size - 1) - index.abs()).abs()
-    return torch.where(inside, index, torch.full_like(index, -1))
+    shown = PaddingMode(padding_mode).boundary.shown
+    if shown is not None:
+        return shown(index, size)
+    return torch.where((index >= 0) & (index < size), index, torch.full_like(index, -1))
 
 
 def _source(g: Geometry, tap: Sequence[int]) -> Tensor:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lconv_fast.ops.boundary import PADDING_MODES
+
 Interval = tuple[int, int]
 Segments = tuple[Interval, ...]
 Region = tuple[Segments, ...]  # one for each spatial axis
@@ -20,7 +22,7 @@ Box = tuple[Interval, ...]
 class AxisMap:
     """The input indices that one output index depends on, and what stands outside the input.
 
-    boundary: 'zeros' (a constant: nothing is read), 'circular', 'replicate' or 'reflect'.
+    boundary: a padding mode by name; 'zeros' stands for any constant, since nothing is read.
     """
 
     num: int = 1
@@ -64,7 +66,8 @@ def runs(interval: Interval, size: int, boundary: str) -> list[Interval | int]:
     outside (boundary 'zeros')."""
     first, stop = interval
     inner = (max(first, 0), min(stop, size))
-    if boundary == "zeros":
+    shown = PADDING_MODES[boundary].boundary.shown
+    if shown is None:
         if inner[0] >= inner[1]:
             return [stop - first]
         parts: list[Interval | int] = [inner]
@@ -73,24 +76,21 @@ def runs(interval: Interval, size: int, boundary: str) -> list[Interval | int]:
         if stop > size:
             parts.append(stop - size)
         return parts
-    if boundary == "circular":
-        result: list[Interval | int] = []
-        while first < stop:
-            place = first % size
-            length = min(stop - first, size - place)
-            result.append((place, place + length))
-            first += length
-        return result
-    outside = [_shown(i, size, boundary) for i in (*range(first, min(0, stop)), *range(max(size, first), stop))]
-    points: list[Interval | int] = [(i, i + 1) for i in outside]
-    lows = max(0, min(0, stop) - first)
-    return points[:lows] + ([inner] if inner[0] < inner[1] else []) + points[lows:]
-
-
-def _shown(index: int, size: int, boundary: str) -> int:
-    if boundary == "replicate":
-        return min(max(index, 0), size - 1)
-    return (size - 1) - abs((size - 1) - abs(index))  # reflect
+    result: list[Interval | int] = []
+    for index in (*range(first, min(0, stop)), None, *range(max(size, first), stop)):
+        if index is not None:
+            place = shown(index, size)
+            piece = (place, place + 1)
+        elif inner[0] < inner[1]:
+            piece = inner
+        else:
+            continue
+        last = result[-1] if result else None
+        if isinstance(last, tuple) and last[1] == piece[0]:
+            result[-1] = (last[0], piece[1])
+        else:
+            result.append(piece)
+    return result
 
 
 def read(interval: Interval, size: int, boundary: str) -> Segments:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed._functional_collectives as collectives
 from torch import Tensor
 
+from lconv_fast.regions.intervals import runs
 from lconv_fast.sharding.layout import Move
 
 
@@ -51,16 +52,16 @@ def received_halos(x: Tensor, move: Move) -> tuple[Tensor, Tensor]:
 
 
 def _border(x: Tensor, own: Tensor, move: Move, count: int, upper: bool) -> Tensor:
-    dim, n = move.dim, own.shape[move.dim]
-    if move.border == "zeros":
-        shape = list(own.shape)
-        shape[dim] = count
-        return own.new_full(shape, move.value)
-    if move.border == "replicate":
-        return own.narrow(dim, n - 1 if upper else 0, 1).expand(*own.shape[:dim], count, *own.shape[dim + 1 :])
-    if move.border == "reflect":
-        return own.narrow(dim, n - 1 - count if upper else 1, count).flip(dim)
-    return x.narrow(dim, 0 if upper else x.shape[dim] - count, count)  # circular, on one rank
+    dim, n = move.dim, x.shape[move.dim]
+    parts = []
+    for part in runs((n, n + count) if upper else (-count, 0), n, move.border):
+        if isinstance(part, int):
+            shape = list(own.shape)
+            shape[dim] = part
+            parts.append(own.new_full(shape, move.value))
+        else:
+            parts.append(x.narrow(dim, part[0], part[1] - part[0]))
+    return torch.cat(parts, dim)
 
 
 def around(x: Tensor, own: Tensor, what: Move) -> tuple[list[Tensor], list[Tensor]]:

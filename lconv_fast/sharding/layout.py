@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-BORDERS = ("zeros", "circular", "replicate", "reflect")
+from lconv_fast.ops.boundary import PADDING_MODES
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ def plan_move(
     the rank's own points: raises ValueError where a shard is too thin for that, for any rank, on every rank.
     """
     offsets, n, parts = split.offsets, split.extent, len(split.offsets) - 1
-    wrap = border == "circular"
+    boundary = PADDING_MODES[border].boundary
+    wrap = PADDING_MODES[border].periodic
     if all((offsets[r], offsets[r + 1]) == tuple(want) for r, want in enumerate(wants)):
         return None
     lows, highs = [], []  # points that rank r receives from below and above
@@ -178,9 +179,12 @@ def plan_move(
                 f"take fewer ranks, or a larger grid (the thinnest shard has {thin})"
             )
         out = (max(0, -first), max(0, last - n))
-        beyond = (out[0] and own_first > 0) or (out[1] and own_last < n)  # a border that only another rank knows
-        if border in ("replicate", "reflect") and (
-            beyond or (border == "reflect" and max(out) >= own_last - own_first)
+        outside = (*range(min(first, 0), 0), *range(n, max(last, n)))
+        # What a border shows, no other rank may have to send.
+        if (
+            boundary.shown is not None
+            and not wrap
+            and any(not own_first <= boundary.shown(i, n) < own_last for i in outside)
         ):
             raise ValueError(
                 f"{what}: dimension {dim} of {n} points splits into {split.sizes} on mesh axis "

@@ -8,6 +8,7 @@ from torch.func import hessian, jacrev, vmap
 
 import lconv_fast as lc
 from lconv_fast.invariants import GROUPS
+from lconv_fast.ops.boundary import PADDING_MODES
 
 SE = "se"
 
@@ -74,7 +75,7 @@ def test_second_order_under_rotations(ndim, spacings):
 
 
 @pytest.mark.parametrize("group", [g for g in GROUPS if g != "translation"])
-@pytest.mark.parametrize("mode", ["zeros", "circular", "replicate", "reflect"])
+@pytest.mark.parametrize("mode", PADDING_MODES)
 def test_quarter_turns_to_rounding(group, mode):
     f = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     for dims in ((2, 3),):

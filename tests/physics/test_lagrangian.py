@@ -7,11 +7,12 @@ import torch
 from fields import band_limited, relative
 
 import lconv_fast as lc
+from lconv_fast.ops.boundary import PADDING_MODES
 from lconv_fast.physics.derivatives import coordinates
 
 LAYERS = {1: lc.LConv1d, 2: lc.LConv2d, 3: lc.LConv3d}
 GRIDS = {1: (17,), 2: (9, 12), 3: (6, 7, 5)}
-MODES = ("zeros", "circular", "replicate", "reflect")
+MODES = tuple(PADDING_MODES)
 
 
 def make(ndim, channels, generators="affine", out=None, **keywords):

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import lconv_fast as lc
+from lconv_fast.ops.boundary import PADDING_MODES
 
 LAYERS = {1: lc.LConv1d, 2: lc.LConv2d, 3: lc.LConv3d}
-MODES = ("zeros", "circular", "replicate", "reflect")
+MODES = tuple(PADDING_MODES)
 KINDS = ("affine", "scaled", "accurate", "field", "stencil", "constant", "sampled", "laplacian")
 POOLS = {
     "max": (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),

@@ -7,6 +7,7 @@ from torch import nn
 
 import lconv_fast as lc
 from lconv_fast import nets
+from lconv_fast.ops.boundary import PADDING_MODES
 
 CONVS = {2: nn.Conv2d, 3: nn.Conv3d}
 LCONVS = {2: lc.LConv2d, 3: lc.LConv3d}
@@ -16,7 +17,7 @@ MEAN_POOLS = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 GLOBAL_POOLS = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-MODES = ("zeros", "circular", "replicate", "reflect")
+MODES = tuple(PADDING_MODES)
 LINEAR = {2: "bilinear", 3: "trilinear"}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lconv_fast.ops.geometry import Geometry, PaddingMode, require
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import Geometry, require
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -39,4 +40,6 @@ def check_coefficients(g: Geometry, v: Tensor, generators: int) -> None:
 
 
 def check_inverts(g: Geometry) -> None:
-    require(PaddingMode(g.padding_mode).inverts, "transposed, replicate and reflect are a halo that is folded back")
+    require(
+        PaddingMode(g.padding_mode).inverts, "transposed, padding that does not invert is a halo that is folded back"
+    )

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode, Stencil
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Geometry, Stencil
 from lconv_fast.ops.gpu.dispatch import Operators
 from lconv_fast.ops.gpu.tables import DOUBLE, HALF, SINGLE, TILES, Table, Tile, tuned_file
 

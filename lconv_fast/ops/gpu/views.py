@@ -15,15 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lconv_fast.ops.geometry import MOST_AXES, CoefficientKind, Geometry, PaddingMode
+from lconv_fast.ops.geometry import MOST_AXES, CoefficientKind, Geometry
 
 SAMPLED = tl.constexpr(int(CoefficientKind.SAMPLED))
 AFFINE = tl.constexpr(int(CoefficientKind.AFFINE))
 CONSTANT = tl.constexpr(int(CoefficientKind.CONSTANT))
 AFFINE_BASIS = tl.constexpr(len(CoefficientKind))  # of the marching kernels: x_b D_a and D_a for all b, a
-CIRCULAR = tl.constexpr(int(PaddingMode.CIRCULAR))
-REPLICATE = tl.constexpr(int(PaddingMode.REPLICATE))
-REFLECT = tl.constexpr(int(PaddingMode.REFLECT))
 
 
 class Data(NamedTuple):

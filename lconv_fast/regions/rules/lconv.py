@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lconv_fast.form.calculus import F, G, partial
-from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Geometry
 from lconv_fast.regions.cut import cut
 from lconv_fast.regions.intervals import AxisMap, Box, runs
 from lconv_fast.regions.rules.base import Dims, NotLocal, Rule, Tile, Value, by_axis, spatial_last
@@ -55,7 +56,7 @@ class LConv(Rule):
         outer = [(first + m.low, stop + m.high) for (first, stop), m in zip(inner, maps, strict=True)]
         if all(interval == (0, size) for interval, size in zip(inner, sizes, strict=True)):
             outer = inner
-        elif mode == PaddingMode.CIRCULAR:
+        elif mode.periodic:
             mode = PaddingMode.ZEROS
         else:
             outer = [(max(first, 0), min(stop, size)) for (first, stop), size in zip(outer, sizes, strict=True)]

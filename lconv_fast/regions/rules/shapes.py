@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lconv_fast.ops.boundary import PAD_MODES
 from lconv_fast.regions.intervals import IDENTITY, AxisMap, Box
 from lconv_fast.regions.rules.base import Dims, NotLocal, Rule, Tile, Value, operand_call
 
@@ -219,13 +220,11 @@ def _roll(op: Value, operand: Value) -> dict[int, AxisMap]:
 
 
 class Pad(Shifted):
-    BOUNDARIES = {"constant": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "reflect"}  # noqa: RUF012 - a table
-
     def __init__(self) -> None:
         super().__init__(self.padded)
 
     def padded(self, op: Value, operand: Value) -> dict[int, AxisMap]:
-        mode = self.BOUNDARIES[op.arguments.get("mode", "constant")]
+        mode = PAD_MODES[op.arguments.get("mode", "constant")].name.lower()
         pairs = op["pad"]
         lows = {len(operand.shape) - 1 - k: pairs[2 * k] for k in range(len(pairs) // 2)}
         highs = {len(operand.shape) - 1 - k: pairs[2 * k + 1] for k in range(len(pairs) // 2)}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lconv_fast import form
 from lconv_fast.generators import GridGenerators
-from lconv_fast.ops.geometry import CoefficientKind, PaddingMode, Stencil, Window, output_size
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Stencil, Window, output_size
 from lconv_fast.sharding.calls import Call
 from lconv_fast.sharding.exchange import extended, moved
 from lconv_fast.sharding.layout import Move, Split, axes_of, chunks

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lconv_fast.ops.boundary import PAD_MODES
 from lconv_fast.sharding.calls import Call, bind
 from lconv_fast.sharding.exchange import extended, moved
 from lconv_fast.sharding.layout import Move, Points, Split, axes_of
@@ -26,7 +27,6 @@ POOLS = {
     "max": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
     "avg": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
 }
-PADDING_NAMES = {"constant": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "reflect"}
 # How far an interpolation by an integer factor reaches, in points of the input.
 INTERPOLATIONS = {"nearest": 0, "nearest-exact": 0, "linear": 1, "bilinear": 1, "trilinear": 1, "bicubic": 2}
 
@@ -223,7 +223,7 @@ def padded(planner: Planner, call: Call) -> Any:
     bound = call.bound(("input", "pad", "mode", "value"), mode="constant", value=None)
     x, result = bound["input"], call.run()
     layout = dict(planner.layout(x))
-    pads, border = list(bound["pad"]), PADDING_NAMES.get(bound["mode"], "")
+    pads, border = list(bound["pad"]), PAD_MODES.get(bound["mode"])
     new, wants = dict(layout), {}
     for k in range(0, len(pads), 2):
         dim = x.dim() - 1 - k // 2
@@ -231,7 +231,7 @@ def padded(planner: Planner, call: Call) -> Any:
         if dim not in layout or (low, high) == (0, 0):
             continue
         split = layout[dim]
-        if isinstance(split, Points) or not border or min(low, high) < 0:
+        if isinstance(split, Points) or border is None or min(low, high) < 0:
             planner.refuse(call.name, f"by {(low, high)} with mode {bound['mode']!r} along the sharded dimension {dim}")
         offsets = split.offsets
         wants[dim] = [
@@ -240,7 +240,11 @@ def padded(planner: Planner, call: Call) -> Any:
         new[dim] = Split(split.axis, (0, *(o + low for o in offsets[1:-1]), offsets[-1] + low + high))
         pads[k : k + 2] = [0, 0]
     value = bound["value"] or 0.0
-    moves = planner.moves(call.name, x, planner.layout(x), wants, border or "zeros", float(value)) if wants else ()
+    moves = (
+        planner.moves(call.name, x, planner.layout(x), wants, border.name.lower(), float(value))
+        if wants and border is not None
+        else ()
+    )
     planner.record(call, Padded(moves, tuple(pads), bound["mode"], value) if wants else Prepared([]))
     return planner.keep(result, tuple(new.items()))
 

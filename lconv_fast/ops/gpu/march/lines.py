@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from lconv_fast.ops.gpu.boundary import beside
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type, coefficient, coordinate
 from lconv_fast.ops.gpu.march.basis import basis_size
 from lconv_fast.ops.gpu.march.registers import PAIRS, halves, pair_difference, unpacked
-from lconv_fast.ops.gpu.views import AFFINE, AFFINE_BASIS, CIRCULAR
+from lconv_fast.ops.gpu.views import AFFINE, AFFINE_BASIS
 
 MOST_INTERCEPTS = 18  # of an affine field, kept in registers
 
@@ -68,18 +69,8 @@ def keep_behind(step, ptx: tl.constexpr):
 
 
 @triton.jit
-def _along(i, size, padding: tl.constexpr):
-    """An index that may be one step outside, and whether there is a point."""
-    inside = (i >= 0) & (i < size)
-    if padding == CIRCULAR:
-        i = tl.where(i < 0, i + size, tl.where(i >= size, i - size, i))
-        inside = i >= 0
-    return i, inside
-
-
-@triton.jit
 def _neighbour(i, step: tl.constexpr, size, padding: tl.constexpr):
-    i, _ = _along(i + step, size, padding)
+    i, _ = beside(i + step, size, padding)
     return i
 
 
@@ -87,9 +78,9 @@ def _neighbour(i, step: tl.constexpr, size, padding: tl.constexpr):
 def _line_at(columns, z, y, x, k: tl.constexpr, padding: tl.constexpr):
     """Block k of the channels at the points (z, y, x), z and y the same for all; zero where there is none."""
     view, box = columns.view, columns.box
-    z, z_inside = _along(z, box.out[0], padding)
-    y, y_inside = _along(y, box.out[1], padding)
-    x, x_inside = _along(x, box.out[2], padding)
+    z, z_inside = beside(z, box.out[0], padding)
+    y, y_inside = beside(y, box.out[1], padding)
+    x, x_inside = beside(x, box.out[2], padding)
     c = k * PAIRS + tl.arange(0, PAIRS)
     there = x_inside & (x < tl.where(z_inside & y_inside, box.out[2], 0))
     offset = z * view.axes[0] + y * view.axes[1] + x * view.axes[2]
@@ -158,9 +149,9 @@ def _end_coefficient(field, columns, y, i: tl.constexpr, a: tl.constexpr, end: t
         intercept = field.intercepts[2 * k + end if stencil.transposed else k]
         return intercept + field.slopes[k] * coordinate(field.v, (y_end, y_end, y_end), box, 1, tl.float32)
     else:
-        z, z_inside = _along(columns.z + (step if axis == 0 else 0), box.out[0], stencil.padding)
-        y, y_inside = _along(y + (step if axis == 1 else 0), box.out[1], stencil.padding)
-        x, x_inside = _along(columns.x + (step if axis == 2 else 0), box.out[2], stencil.padding)
+        z, z_inside = beside(columns.z + (step if axis == 0 else 0), box.out[0], stencil.padding)
+        y, y_inside = beside(y + (step if axis == 1 else 0), box.out[1], stencil.padding)
+        x, x_inside = beside(columns.x + (step if axis == 2 else 0), box.out[2], stencil.padding)
         there = x_inside & (x < tl.where(z_inside & y_inside, box.out[2], 0))
         return stencil.steps[a] * coefficient(field.v, i, a, (z, y, x), there, box, stencil, tl.float32)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lconv_fast.ops.geometry import CoefficientKind, Geometry, PaddingMode
+from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind, Geometry
 from lconv_fast.ops.gpu.call import HALVES, Call
 from lconv_fast.ops.gpu.march.registers import BLOCK
 

@@ -1,4 +1,4 @@
-"""Tiles of points by channels: what the tile kernels share. One place for their boundary rule."""
+"""Tiles of points by channels: what the tile kernels share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import triton
 import triton.language as tl
 
 from lconv_fast.ops.geometry import Geometry
+from lconv_fast.ops.gpu.boundary import showing, shown
 from lconv_fast.ops.gpu.fields import as_type, coefficient
-from lconv_fast.ops.gpu.views import CIRCULAR, REFLECT, REPLICATE, padded
+from lconv_fast.ops.gpu.views import padded
 
 
 class Stencil(NamedTuple):
@@ -66,27 +67,14 @@ def points_of(tile, extent, index: tl.constexpr, BM: tl.constexpr):
 
 @triton.jit
 def _seen(i, step, low, tap: tl.constexpr, size, padding: tl.constexpr):
-    """The array index that output index i sees through a tap, and whether it is there: the boundary rule."""
-    at = i * step + (low + tap)
-    inside = (at >= 0) & (at < size)
-    if padding == CIRCULAR:
-        at = ((at % size) + size) % size
-        inside = at >= 0
-    elif padding == REPLICATE:
-        at = tl.minimum(tl.maximum(at, 0), size - 1)
-        inside = at >= 0
-    elif padding == REFLECT:
-        at = (size - 1) - tl.abs((size - 1) - tl.abs(at))
-        inside = at >= 0
-    return at, inside
+    """The array index that output index i sees through a tap, and whether it is there."""
+    return shown(i * step + (low + tap), size, padding)
 
 
 @triton.jit
 def _seeing(i, step, low, tap: tl.constexpr, size, out, padding: tl.constexpr):
     """The output index that sees array index i through a tap, and whether there is one: the transpose of it."""
-    at = i - (low + tap)
-    if padding == CIRCULAR:
-        at = ((at % size) + size) % size
+    at = showing(i - (low + tap), size, padding)
     at_output = at // step
     return at_output, (at >= 0) & (at == at_output * step) & (at_output < out)
 
