@@ -49,7 +49,7 @@ check-kernels: env
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/native
 	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/native --output-on-failure
 
-# The extension under sanitizers, for the instruction set of LCONV_KERNEL_SETS, with the operator tests.
+# The extension under sanitizers, for the instruction set of LCONV_KERNEL_SETS, with the operator tests and malformed calls.
 SANITIZED := build/sanitized
 sanitize: build
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
@@ -60,7 +60,8 @@ sanitize: build
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 LCONV_FAST_CPU_CAPABILITY=avx2 && \
 	  $(abspath $(BIN))/python -c "import lconv_fast._C as c; assert 'sanitized' in c.__file__, c.__file__" && \
 	  $(abspath $(BIN))/python -m pytest -q $(CURDIR)/tests/test_layer.py $(CURDIR)/tests/generators/test_kinds.py $(CURDIR)/tests/test_paths.py \
-	  $(CURDIR)/tests/test_graph_kernels.py -k "not thousand and not gpu"
+	  $(CURDIR)/tests/test_graph_kernels.py -k "not thousand and not gpu" && \
+	  OMP_NUM_THREADS=1 PYTHONPATH=. $(abspath $(BIN))/python $(CURDIR)/tests/attack/malformed.py 0 600 60
 
 # clang-tidy reads how files are compiled from the build folder of cmake, which is configured and not built.
 lint: env

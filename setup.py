@@ -50,6 +50,7 @@ class CMakeBuild(build_ext):
 
 setup(
     packages=[*find_packages(include=["lconv_fast*"]), "lconv_fast_bench"],
+    py_modules=["lconv_fast_command"],
     ext_modules=[Extension("lconv_fast._C", sources=[])],
     cmdclass={"build": FreshBuild, "build_ext": CMakeBuild},
 )

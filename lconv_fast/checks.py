@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lconv_fast.ops.boundary import PaddingMode
 from lconv_fast.ops.geometry import MOST_POINTS, MOST_STEPS, Stencil, Window
 
+MOST_NUMBER = 1e30  # in size: within float32
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -21,6 +22,7 @@ def check_float(name: str, value: object, ndims: tuple[int, ...], shape: str) ->
         raise TypeError(f"{name}: expected a tensor {shape}, got {type(value).__name__}")
     if value.dtype not in FLOAT_TYPES:
         raise TypeError(f"{name}: expected a real floating-point tensor, got {value.dtype}")
+    check_strided(name, value)
     if value.dim() not in ndims:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
 
@@ -30,6 +32,12 @@ def check_generators(name: str, value: object, ndims: tuple[int, ...], shape: st
     check_float(name, value, ndims, shape)
     if value.shape[0] == 0:  # type: ignore[attr-defined]
         raise ValueError(f"{name}: expected at least one generator, got shape {tuple(value.shape)}")  # type: ignore[attr-defined]
+
+
+def check_strided(name: str, value: Tensor) -> None:
+    """`value` is an ordinary tensor: no sparse one, whose elements have no place of their own."""
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got one of layout {value.layout}")
 
 
 def check_input_type(caller: str, input: object) -> None:
@@ -48,6 +56,8 @@ def check_input_type(caller: str, input: object) -> None:
         raise TypeError(f"{caller}: expected input to be a tensor, got {type(input).__name__}")
     if input.dtype not in FLOAT_TYPES:
         raise TypeError(f"{caller}: expected input of a real floating-point type, got {input.dtype}")
+    if input.layout != torch.strided:
+        raise TypeError(f"{caller}: expected input to be a dense tensor, got one of layout {input.layout}")
 
 
 def is_integer(value: object) -> bool:
@@ -55,18 +65,25 @@ def is_integer(value: object) -> bool:
 
 
 def boolean(name: str, value: object) -> bool:
-    """`value`, True or False: any other object would count as one of the two, "no" as True."""
-    if not isinstance(value, (bool, np.bool_)):
+    """`value` as True or False. Integers count as in Python; other objects do not, or "no" would be True."""
+    if not isinstance(value, (Integral, np.bool_)):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
 
 
-def unsigned_int(name: str, value: object) -> int:
-    """`value` as an integer from 0 on."""
+def has_bias(bias: object) -> bool:
+    """Whether nn.ConvNd would have one: None is False."""
+    return bias is not None and boolean("bias", bias)
+
+
+def unsigned_int(name: str, value: object, most: int = MOST_STEPS) -> int:
+    """`value` as an integer from 0 to `most`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected an integer from 0 on, got {value!r}")
     if value < 0:
         raise ValueError(f"{name}: expected an integer from 0 on, got {value!r}")
+    if int(value) > most:
+        raise ValueError(f"{name}: expected an integer from 0 to {most}, got {value!r}")
     return int(value)
 
 
@@ -77,6 +94,31 @@ def real(name: str, value: object, low: float, high: float) -> float:
     if not low <= value <= high:  # type: ignore[operator]
         raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
     return float(value)
+
+
+def choice(name: str, value: object, names: Iterable[str]) -> str:
+    """`value`, one of `names`."""
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(f"{name}: expected one of {', '.join(names)}, got {value!r}")
+    return value
+
+
+def check_function(name: str, value: object, of: str) -> None:
+    if not callable(value):
+        raise TypeError(f"{name}: expected a function of {of}, got {type(value).__name__}")
+
+
+def check_device(device: object) -> torch.device | None:
+    """`device`, None or what names one to PyTorch."""
+    if device is None or isinstance(device, torch.device):
+        return device
+    expected = f"device: expected None, or a device such as 'cpu' or 'cuda:0', got {device!r}"
+    if isinstance(device, bool) or not isinstance(device, (str, int)):
+        raise TypeError(expected)
+    try:
+        return torch.device(device)
+    except (RuntimeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{expected} ({str(error).splitlines()[0]})") from None
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -101,17 +143,24 @@ def positive_int(name: str, value: object, most: int = MOST_STEPS) -> int:
     return number
 
 
-def extents(name: str, value: object, ndim: int | None = None) -> tuple[int, ...]:
-    """The shape of a grid, one point or more on each axis; None: on any number of axes."""
+def extents(name: str, value: object, ndim: int | None = None, most: int | None = MOST_POINTS) -> tuple[int, ...]:
+    """The shape of a grid of `ndim` axes and at most `most` points, one or more on each axis; None: any number."""
     axes = "positive integers" if ndim is None else f"{ndim} positive integers"
     expected = f"{name}: expected {axes}, the shape of a grid, got {value!r}"
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise TypeError(expected)
+    if getattr(value, "ndim", 1) == 0:  # a tensor or an array, of one number
         raise TypeError(expected)
     sizes = tuple(value)
     if not all(map(is_integer, sizes)):
         raise TypeError(expected)
     if not sizes or len(sizes) != (ndim or len(sizes)) or min(sizes) < 1:
         raise ValueError(expected)
+    points = 1
+    for size in sizes:
+        points *= size
+    if most is not None and points > most:
+        raise ValueError(f"{name}: expected a grid of at most {most} points, got {value!r}")
     return sizes
 
 
@@ -140,7 +189,7 @@ def check_points(name: str, f: Tensor, spatial: Sequence[int]) -> None:
 
 def check_dtype(dtype: object) -> None:
     """`dtype` is None, or a type that the layers compute in."""
-    if dtype is not None and dtype not in FLOAT_TYPES:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in FLOAT_TYPES):
         raise TypeError(f"dtype: expected a real floating-point type, got {dtype}")
 
 

@@ -1,7 +1,8 @@
 """What follows the layer before its result is handed over: y = activation(z + residual), z of eq. (17) with its bias.
 
 Activations are rows of ACTIVATIONS. On the CPU they run in place on the fresh result where their derivative is a
-function of it: a fused pass would gain a twentieth of a network's step (docs/performance.md).
+function of it: a fused pass would gain a twentieth of a network's step (docs/performance.md). On a GPU the layer's
+kernel does the same in its own pass (`form.finished`); this file remains the definition.
 """
 
 from __future__ import annotations
@@ -34,6 +35,29 @@ def check_residual(caller: str, residual: object, input: Tensor, shape: tuple[in
         raise TypeError(f"{caller}: expected residual in {input.dtype}, as input is, got {residual.dtype}")
     if residual.device != input.device:
         raise TypeError(f"{caller}: expected residual on {input.device}, got {residual.device}")
+
+
+def finish_and_keep(
+    output: Tensor, residual: Tensor | None, activation: str | None, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """activation(output + residual), and output + residual if that is kept, else an empty tensor."""
+    total = finish(output, residual, None)
+    kept = total.clone() if keep else total.new_empty(0)
+    return finish(total, None, activation), kept
+
+
+def differentiated(u: Tensor, activation: str | None, result: Tensor) -> Tensor:
+    """u times the derivative of the activation, whose value (relu) or argument (others) is `result`."""
+    if activation is None:
+        return u
+    return _DERIVATIVES[activation](u, result)
+
+
+_DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda u, y: torch.ops.aten.threshold_backward(u, y, 0),
+    "gelu": torch.ops.aten.gelu_backward,
+    "silu": torch.ops.aten.silu_backward,
+}
 
 
 def finish(output: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:

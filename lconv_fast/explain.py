@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lconv_fast import _C
-from lconv_fast.checks import check_dtype, extents
+from lconv_fast.checks import check_dtype, choice, extents
 from lconv_fast.generators import Generators
 from lconv_fast.ops.boundary import PaddingMode
 from lconv_fast.ops.geometry import Geometry, output_size
@@ -90,7 +90,7 @@ def explain(
     shape, ndim = extents("input_shape", input_shape), generators.ndim
     if len(shape) not in (ndim + 1, ndim + 2) or shape[-ndim - 1] != layer.in_channels:
         raise ValueError(
-            f"explain: expected a shape (N, {layer.in_channels}, *spatial) with {ndim} spatial axes, got {shape}"
+            f"input_shape: expected (N, {layer.in_channels}, *spatial) with {ndim} spatial axes, got {shape}"
         )
     spatial, batch = shape[-ndim:], shape[0] if len(shape) == ndim + 2 else 1
     generators.check_shape(spatial)
@@ -158,8 +158,7 @@ def _on_gpu(
     from lconv_fast.ops.gpu.card import CARDS
     from lconv_fast.ops.gpu.dispatch import WAYS, ways
 
-    if card not in CARDS:
-        raise ValueError(f"card: expected one of {', '.join(CARDS)}, got {card!r}")
+    choice("card", card, CARDS)
     # L_i^T f is dQ/df: input and output change places.
     ins, outs = layer.in_channels, layer.out_channels
     ins, outs = (outs, ins) if transposed else (ins, outs)
@@ -173,5 +172,6 @@ def _on_gpu(
             ),
         )
         for operator in WAYS
+        if operator != "finished" or (layer.activation is not None and not transposed)
         if PaddingMode(geometry.padding_mode).inverts or operator not in ("transposed", "backward")
     )

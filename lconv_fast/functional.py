@@ -95,8 +95,8 @@ def lconv_for(
     plain = window is None and halo is None and residual is None
     call = _call(input, weight, generators, bias, stride, groups, ndim) if plain else None
     if call is not None and call in _passed:
-        output = generators.mix(generators.coefficients(), input, weight, bias, _passed[call], groups)
-        return output if activation is None else finish(output, None, activation)
+        v, steps = generators.coefficients(), _passed[call]
+        return _mixed_and_finished(generators, v, input, weight, bias, None, activation, steps, groups)
     check_input_type(caller, input)
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
@@ -141,14 +141,37 @@ def lconv_for(
             if len(_passed) >= _MOST_PASSED:
                 _passed.clear()
             _passed[call] = steps
-        output = generators.mix(coefficients, input, weight, bias, steps, groups)
+        output = _mixed_and_finished(generators, coefficients, input, weight, bias, residual, activation, steps, groups)
     else:
-        output = form.lconv(
-            piece.coefficients, input, weight, bias, piece.stencil, steps, groups, piece.place, piece.sides
-        )
-    if residual is not None or activation is not None:
-        output = finish(output, residual, activation)
+        rest = (piece.stencil, steps, groups, piece.place, piece.sides)
+        whole = None
+        if residual is not None or activation is not None:
+            whole = form.finished(piece.coefficients, input, weight, bias, residual, activation, *rest)
+        if whole is None:
+            whole = finish(form.lconv(piece.coefficients, input, weight, bias, *rest), residual, activation)
+        output = whole
     return output.squeeze(0) if unbatched else output
+
+
+def _mixed_and_finished(
+    generators: Generators,
+    coefficients: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    steps: Sequence[int],
+    groups: int,
+) -> Tensor:
+    # Classes that mix in a way of their own, as those of sharded models, are asked for their own.
+    own = getattr(type(generators), "mix", None) is not GridGenerators.mix
+    if (residual is not None or activation is not None) and not own:
+        stencil = generators.stencil()
+        output = form.finished(coefficients, input, weight, bias, residual, activation, stencil, steps, groups)
+        if output is not None:
+            return output
+    return finish(generators.mix(coefficients, input, weight, bias, steps, groups), residual, activation)
 
 
 # Calls of this description have passed all checks, and these are their strides, one for each axis: the checks of a
@@ -175,6 +198,8 @@ def _call(
         return None
     if input.is_meta or not isinstance(weight, Tensor) or torch.is_autocast_enabled(input.device.type):
         return None
+    if input.layout is not torch.strided:
+        return None
     described: list[object] = [
         stride,
         groups,
@@ -186,7 +211,7 @@ def _call(
     for t in (input, weight, bias, *generators._parameters.values(), *generators._buffers.values()):
         if t is None:
             described.append(None)
-        elif type(t) is Tensor or type(t) is Parameter:
+        elif (type(t) is Tensor or type(t) is Parameter) and t.layout is torch.strided:
             described += t.shape, t.dtype, t.device
         else:
             return None

@@ -11,15 +11,18 @@ translations T_n, SO(2) on the plane, SO(2) x R+, and any other commuting basis.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import positive_int
+from lconv_fast.checks import check_float, check_function, positive_int
 from lconv_fast.generators import Generators
 from lconv_fast.recursive import flow
 
+MOST_CELLS = 10**6
 Kernel = Callable[[Tensor], Tensor]
 Support = Sequence[tuple[float, float]]
 
@@ -61,6 +64,7 @@ class GConv(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         """(N, C, *spatial) to (N, C, *spatial), or to C_out channels with a kernel of matrices."""
+        check_float("f", f, tuple(range(2, 16)), "(N, C, *spatial)")
         c = self.coefficients.to(f.dtype).reshape(*[len(axis) for axis in self.axes], *self.coefficients.shape[1:])
         return self._sum(f, c, 0)
 
@@ -127,13 +131,16 @@ def approximate(
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
     count = generators.num_generators
     steps, order = positive_int("steps", steps), positive_int("order", order)
-    box = torch.tensor(support, dtype=torch.float64)
-    if box.shape != (count, 2) or not bool((box[:, 0] < box[:, 1]).all()):
-        raise ValueError(f"support: expected (low, high) with low < high for {count} generators, got {support}")
-    if not eta > 0:
+    check_function("kernel", kernel, "t (M, n_L)")
+    box = _box(support, count)
+    if isinstance(eta, bool) or not isinstance(eta, Real):
+        raise TypeError(f"eta: expected a positive number, got {eta!r}")
+    if not 0 < eta < math.inf:
         raise ValueError(f"eta: expected a positive number, got {eta!r}")
     sides = 2 * eta / count**0.5  # of a cube with half diagonal eta
     cells = ((box[:, 1] - box[:, 0]) / sides - 1e-9).ceil().clamp_min(1)
+    if cells.prod() > MOST_CELLS:
+        raise ValueError(f"eta: expected at most {MOST_CELLS} boxes on the support, got {eta!r}: {cells.prod():.3g}")
     width = (box[:, 1] - box[:, 0]) / cells
     axes = [
         low + step * (torch.arange(int(n), dtype=torch.float64) + 0.5)
@@ -158,6 +165,19 @@ def approximate(
         volume=(box[:, 1] - box[:, 0]).prod().item(),
         kernel_error=kernel_error,
     )
+
+
+def _box(support: object, count: int | None = None) -> Tensor:
+    """(low, high) of each coordinate: (n_L, 2)."""
+    expected = f"support: expected (low, high) with low < high for {count or 'all'} generators, got {support!r}"
+    try:
+        box = torch.as_tensor(support, dtype=torch.float64)
+        fits = box.dim() == 2 and box.shape == (count or max(len(box), 1), 2) and bool((box[:, 0] < box[:, 1]).all())
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(expected) from None
+    if not fits or not bool(box.isfinite().all()):
+        raise ValueError(expected)
+    return box
 
 
 def _lemma_1(kernel: Kernel, elements: Tensor, values: Tensor, width: Tensor, points: int = 4) -> tuple[float, float]:
@@ -198,8 +218,11 @@ def integrate(
 
     act: (f, t (n_L,)) to f(. u), in whatever way is exact for the case at hand.
     """
-    nodes, weights = _gauss(points)
-    box = torch.tensor(support, dtype=torch.float64)
+    check_function("kernel", kernel, "t (M, n_L)")
+    check_function("act", act, "f and t (n_L,)")
+    check_float("f", f, tuple(range(1, 16)), "(N, C, *spatial)")
+    nodes, weights = _gauss(positive_int("points", points, MOST_CELLS))
+    box = _box(support)
     width = box[:, 1] - box[:, 0]
     result: Tensor | float = 0.0
     for place in itertools.product(range(points), repeat=len(width)):

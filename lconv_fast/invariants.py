@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lconv_fast import grid
-from lconv_fast.checks import check_float, positive_int
+from lconv_fast.checks import boolean, check_float, choice, positive_int
 
 TINY = 1e-12  # in the place of 0 in denominators
 EPSILON = 1e-5  # beside variances, as in torch's norms
@@ -144,9 +144,8 @@ def invariants(f: Tensor, group: str = "se", *, pairs: bool = False, padding_mod
 
 
 def check_group(group: str, pairs: bool) -> None:
-    if group not in GROUPS:
-        raise ValueError(f"group: expected one of {', '.join(GROUPS)}, got {group!r}")
-    if pairs and group not in WITH_PAIRS:
+    choice("group", group, GROUPS)
+    if boolean("pairs", pairs) and group not in WITH_PAIRS:
         raise ValueError(f"pairs: expected False, or the group {' or '.join(WITH_PAIRS)}, got the group {group!r}")
 
 

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from lconv_fast.checks import (
     boolean,
+    check_device,
     check_dtype,
     check_float,
     check_groups,
     check_no_kernel,
     check_on_grid,
     check_types,
+    has_bias,
     per_axis,
     positive_int,
 )
@@ -59,7 +61,8 @@ class _LConv(nn.Module):
         self.out_channels = positive_int("out_channels", out_channels)
         check_groups(groups, in_channels, out_channels)
         check_dtype(dtype)
-        bias, factorized = boolean("bias", bias), boolean("factorized", factorized)
+        device = check_device(device)
+        bias, factorized = has_bias(bias), boolean("factorized", factorized)
         self.groups = groups
         self.stride = per_axis("stride", stride, self.ndim)
         self.factorized = factorized
@@ -183,7 +186,7 @@ _DOC = """y = activation(f W0^T + sum_i (L_i f) Wi^T + bias + residual) on {ndim
             (docs/networks.md).
         stride: y is computed at every stride-th point of each axis, from the first on; one integer or one per axis.
         groups: channels are mixed within groups alone.
-        bias: adds a learnable bias, 0 at first.
+        bias: adds a learnable bias, 0 at first; None as False.
         factorized: W^i = W^0 eps^i with parameters weight0 (out, in / groups) and epsilon (n_L, in, in / groups);
             `weight` is then composed from them.
         activation: None, "relu", "gelu" or "silu". `layer(input, residual)` adds residual, of the output's shape,
@@ -251,7 +254,7 @@ class LConvGraph(nn.Module):
         if getattr(generators, "channel_dim", None) != -1:
             raise TypeError(f"generators: expected GraphGenerators, got {type(generators).__name__}")
         check_dtype(dtype)
-        bias = boolean("bias", bias)
+        device, bias = check_device(device), has_bias(bias)
         self.generators = _moved(generators, device, dtype)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(generators.num_generators + 1, out_channels, in_channels, **factory))

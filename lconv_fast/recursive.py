@@ -7,7 +7,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import boolean, check_float, check_types, per_axis, positive_int
+from lconv_fast.checks import (
+    MOST_NUMBER,
+    check_device,
+    check_dtype,
+    check_float,
+    check_groups,
+    check_types,
+    has_bias,
+    per_axis,
+    positive_int,
+    real,
+)
 from lconv_fast.functional import lconv
 from lconv_fast.generators import Generators, GraphGenerators, GridGenerators
 from lconv_fast.windows.place import call_in_place
@@ -48,7 +59,7 @@ def flow(x: Tensor, generators: Generators, t: Tensor | float, steps: int, *, or
     unbatched = axes is not None and x.dim() == axes + 1
     f = x.unsqueeze(0) if unbatched else x
     if not isinstance(t, Tensor):
-        t = torch.tensor(float(t), dtype=x.dtype, device=x.device)
+        t = torch.tensor(real("t", t, -MOST_NUMBER, MOST_NUMBER), dtype=x.dtype, device=x.device)
     check_types(x, t=t)
     if tuple(t.shape) not in ((), (count,)) and (t.dim() != 2 or tuple(t.shape) != (f.shape[0], count)):
         raise ValueError(f"t: expected shape (), ({count},) or ({f.shape[0]}, {count}), got {tuple(t.shape)}")
@@ -102,8 +113,15 @@ class RecursiveLConv(nn.Module):
         if not isinstance(generators, Generators):
             raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
         self.steps, self.order = positive_int("steps", steps), positive_int("order", order)
-        self.generators = generators.to(device=device, dtype=dtype)
+        check_dtype(dtype)
+        if isinstance(t, Tensor):
+            check_float("t", t, (0, 1), "() or (n_L,)")
+        else:
+            t = real("t", t, -MOST_NUMBER, MOST_NUMBER)
+        self.generators = generators.to(device=check_device(device), dtype=dtype)
         numbers, count = self.generators.coefficients(), generators.num_generators
+        if isinstance(t, Tensor) and t.is_meta and not numbers.is_meta:
+            raise TypeError(f"t: expected device {numbers.device} as the generators, got meta")
         start = torch.as_tensor(t, dtype=dtype or numbers.dtype, device=numbers.device)
         if tuple(start.shape) not in ((), (count,)):
             raise ValueError(f"t: expected shape () or ({count},), got {tuple(start.shape)}")
@@ -146,11 +164,12 @@ class DerivativeLConv(nn.Module):
         if not isinstance(generators, GridGenerators):
             raise TypeError(f"generators: expected generators on a grid, got {type(generators).__name__}")
         ins, outs = positive_int("in_channels", in_channels), positive_int("out_channels", out_channels)
+        check_groups(groups, ins, outs)
         self.generators, self.groups, self.ndim = generators, positive_int("groups", groups), generators.ndim
         self.stride = per_axis("stride", stride, self.ndim)
         numbers, count = generators.coefficients(), generators.num_generators
         self.weight = nn.Parameter(numbers.new_empty(count, outs, ins // self.groups))
-        self.bias = nn.Parameter(numbers.new_zeros(outs)) if boolean("bias", bias) else None
+        self.bias = nn.Parameter(numbers.new_zeros(outs)) if has_bias(bias) else None
         with torch.no_grad():
             for weight, rate in zip(self.weight, generators.mean_square().tolist(), strict=True):
                 bound = math.sqrt(3 / (count * max(1, weight.shape[1]) * (rate or 1.0)))

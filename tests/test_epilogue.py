@@ -6,6 +6,8 @@ from problems import other_problems, problems
 from torch.nn import functional as F
 
 import lconv_fast as lc
+import lconv_fast.form.fused as fused
+from lconv_fast.ops.geometry import Geometry
 
 PARTS = {None: lambda z: z, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 KINDS = [
@@ -102,3 +104,57 @@ def test_refusals():
             layer(x, wrong)
     with pytest.raises(ValueError, match="expected no activation"):
         lc.convert.to_conv(layer)
+
+
+@pytest.mark.parametrize("activation", PARTS, ids=str)
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_the_operator_of_gpus_is_its_parts(activation, with_residual, monkeypatch):
+    """Values, gradients and gradients of gradients of lconv_fast::finished, which calls take on a GPU."""
+    if activation is None and not with_residual:
+        return
+    torch.manual_seed(0)
+    generators = lc.AffineGenerators.named("se", 2, learnable=True)
+    shapes = ((2, 4, 5, 6), (4, 6, 4), (6,), (2, 6, 5, 6))
+    f, weight, bias, residual = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
+    inputs = [f, weight, bias, *generators.parameters(), *([residual] if with_residual else [])]
+    extra = {"residual": residual if with_residual else None, "activation": activation}
+    u, found = torch.randn(2, 6, 5, 6).bfloat16(), []
+    for on_gpu in (False, True):
+        monkeypatch.setattr(fused, "on_gpu", lambda input, on_gpu=on_gpu: on_gpu)
+        y = lc.functional.lconv(f, weight, generators, bias, **extra)
+        assert ("finished" in type(y.grad_fn).__name__) == on_gpu
+        first = torch.autograd.grad(y, inputs, u, retain_graph=True)
+        again = torch.autograd.grad(y, inputs, u, create_graph=True)
+        second = torch.autograd.grad(sum(g.float().square().sum() for g in again[:2]), [f, weight])
+        found.append((y, *first, *again, *second))
+        with torch.no_grad():
+            assert torch.equal(lc.functional.lconv(f, weight, generators, bias, **extra), y)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2 * theirs.abs().max().item())
+
+
+def test_traces_of_the_operator_of_gpus(monkeypatch):
+    monkeypatch.setattr(fused, "on_gpu", lambda input: True)
+    layer = lc.LConv2d(4, 6, activation="silu").bfloat16()
+    x = torch.randn(2, 4, 5, 6).bfloat16().requires_grad_()
+    expected = layer(x)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    found = compiled(x)
+    torch.testing.assert_close(found, expected)
+    u = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, [x, *layer.parameters()], u),
+        torch.autograd.grad(expected, [x, *layer.parameters()], u),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+    program = torch.export.export(layer, (x.detach(),), strict=False)
+    assert not any("finished" in str(node.target) for node in program.graph.nodes)
+    v, stencil = layer.generators.coefficients(), layer.generators.stencil()
+    geometry = Geometry.of(stencil, (5, 6), (1, 1), 1)
+    arguments = (x, layer.weight, v, layer.bias, torch.randn_like(expected), "gelu", True, *geometry, True)
+    torch.library.opcheck(
+        torch.ops.lconv_fast.finished,
+        arguments,
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+    )

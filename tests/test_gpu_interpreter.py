@@ -16,6 +16,7 @@ from problems import MODES, TOLERANCE, Problem, problems, relative_rms, results
 
 import lconv_fast as lc
 from lconv_fast import form
+from lconv_fast.epilogue import ACTIVATIONS
 from lconv_fast.ops import reference
 from lconv_fast.ops.boundary import PaddingMode
 from lconv_fast.ops.geometry import CoefficientKind, Geometry, Stencil
@@ -198,7 +199,8 @@ def test_march(kind, mode, size, ins, outs, groups, marched):
     assert names.count("march_backward_kernel") == both
     assert names.count("march_apply_kernel") == (2 if both else 3)
     # A field's own gradient is at every point: the tile kernel's.
-    assert names.count("march_gram_kernel") == (1 if kind == "field" else 2 if n == 2 else 3)
+    assert names.count("march_gram_kernel") == (1 if kind == "field" else 0 if n == 2 else 3)
+    assert names.count("march_moments_kernel") == (2 if kind == "affine" and n == 2 else 0)
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
@@ -253,6 +255,28 @@ def test_march_without_the_identity(marched):
                 position = len(arguments) - (2 if name == "apply" else 1)
                 marched.check(name, *arguments[:position], False, *arguments[position + 1 :])
     assert len(marched.found) == 8
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS], ids=str)
+def test_march_with_an_epilogue(activation, marched):
+    """activation(z + residual) and z in the layer's own pass; as parts where the residual is laid out otherwise."""
+    generators = lc.AffineGenerators.named("se", 2)
+    _, (f, w, v, bias, *geometry, identity, _) = next(march_calls(generators, (4, 70), torch.float16, 32, 64))
+    expected = reference.apply(*map(wide, (f, w, v, bias)), *geometry, identity, False)
+    plain = torch.randn(1, 64, 4, 70).half()
+    last = guarded(plain.movedim(1, -1).contiguous()).movedim(-1, 1)
+    for residual, keep in ((None, True), (last, False), (last, True), (plain, True)):
+        z = expected if residual is None else expected + residual.double()
+        y, kept = marched.operators.finished(f, w, v, bias, residual, activation, keep, *geometry, identity)
+        truth = z if activation is None else getattr(torch.nn.functional, activation)(z)
+        assert relative_rms(y, truth) < TOLERANCE[torch.float16]
+        assert y.dtype == torch.float16 and y.stride() == expected_strides(y)
+        assert relative_rms(kept, z) < TOLERANCE[torch.float16] if keep else kept.numel() == 0
+    assert marched.names == ["march_apply_kernel"] * 4
+
+
+def expected_strides(y):
+    return torch.empty_like(y, memory_format=torch.channels_last).stride()
 
 
 def test_march_with_unequal_steps(marched):

@@ -9,13 +9,14 @@ shared memory than the chip has. Launches run on meta tensors with a driver that
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,13 +27,18 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
+from triton.runtime.jit import JITFunction
 
 import lconv_fast as lc
 from lconv_fast.ops.geometry import Geometry
 from lconv_fast.ops.gpu.card import CARDS
 from lconv_fast.ops.gpu.dispatch import Operators
+from lconv_fast.ops.gpu.graph import apply as graph_apply
+from lconv_fast.ops.gpu.graph import correlate as graph_correlate
+from lconv_fast.ops.gpu.graph import gram as graph_gram
 from lconv_fast.ops.gpu.launch import OPTIONS, Launch
 from lconv_fast.ops.gpu.tables import Table
+from lconv_fast.ops.graph import Graph
 
 TARGETS = {
     "sm_80": (GPUTarget("cuda", 80, 32), CARDS["A100"]),
@@ -130,6 +136,35 @@ class Case:
             operators.correlate(f, w, g, *geometry)
 
 
+@dataclass(frozen=True)
+class GraphCase:
+    operator: str  # apply, transposed, gram, correlate
+    channels: int
+    dtype: torch.dtype
+    incidence: bool = False
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"graph {self.operator} C={self.channels} {dtype}" + (" incidence" if self.incidence else "")
+
+    def run(self) -> None:
+        nodes, edges, c = 1 << 16, 1 << 19, self.channels
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        with torch.device("meta"):
+            sides = [torch.empty(size, dtype=torch.int64) for size in (nodes + 1, edges, edges) * 2]
+            f, g = (torch.empty(2, nodes, c, dtype=self.dtype).transpose(1, 2) for _ in range(2))
+            w, v = torch.empty(3, c, c, dtype=self.dtype), torch.empty(2, edges, dtype=wide)
+            bias = torch.empty(c, dtype=self.dtype)
+        graph = Graph(*sides, 1, self.incidence)
+        if self.operator == "gram":
+            graph_gram.gram(f, g, v, *graph, True)
+        elif self.operator == "correlate":
+            graph_correlate.correlate(f, w, g, *graph)
+        else:
+            transposed = self.operator == "transposed"
+            graph_apply.apply(f, w, v, None if transposed else bias, *graph, True, transposed)
+
+
 HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
 OPERATORS = ("forward", "transposed", "gram", "correlate")
 # What `make test` compiles.
@@ -149,7 +184,7 @@ REPRESENTATIVE = [
     Case("affine", (1024, 1024), 3, HALF, "forward", outs=64, channels_last=False),
 ]
 SPACES = {2: (1024, 1024), 3: (128, 128, 128)}
-# Every row of the marching kernels' tables, with all numbers of generators that some card takes.
+# Every entry of the marching kernels' tables, with all numbers of generators that some card takes.
 MARCHES = (
     [
         Case(kind, SPACES[n], channels, HALF, "transposed" if transposed else "forward", count)
@@ -187,7 +222,18 @@ ALL = (
     ]
 )
 
-SELECTIONS = {"representative": REPRESENTATIVE, "marches": MARCHES, "all": ALL}
+GRAPHS = [
+    GraphCase(operator, 64, dtype, incidence)
+    for operator in ("apply", "transposed", "gram", "correlate")
+    for dtype, incidence in ((HALF, False), (HALF, True), (torch.float16, False), (SINGLE, False), (DOUBLE, True))
+]
+
+SELECTIONS: dict[str, Sequence[Case | GraphCase]] = {
+    "representative": [*REPRESENTATIVE, *GRAPHS[::5]],
+    "marches": MARCHES,
+    "graphs": GRAPHS,
+    "all": [*ALL, *GRAPHS],
+}
 
 
 @dataclass
@@ -206,10 +252,26 @@ class Found:
     loop: int  # instructions of the longest innermost loop
 
 
-def compiled(case: Case, target: str) -> Iterator[Found]:
+@contextlib.contextmanager
+def compiling(kernels: list) -> Iterator[None]:
+    """Kernels that are launched without `Launch` are compiled instead, too."""
+    run = JITFunction.run
+
+    def compile(self, *arguments, **keywords):
+        self.device_caches.clear()  # of the target before
+        kernels.append(run(self, *arguments, **keywords | {"warmup": True}))
+
+    JITFunction.run = compile
+    try:
+        yield
+    finally:
+        JITFunction.run = run
+
+
+def compiled(case: Case | GraphCase, target: str) -> Iterator[Found]:
     chip, card = TARGETS[target]
     driver.set_active(NamesTarget(chip))
-    kernels = []
+    kernels: list = []
 
     class Compiles(Launch):
         """Instead of launching."""
@@ -226,12 +288,16 @@ def compiled(case: Case, target: str) -> Iterator[Found]:
         def __call__(self, programs, device, *arguments):
             self.compile(device, arguments)
 
-    case.run(Operators(lambda device: card, lambda card: TABLE, Compiles))
+    if isinstance(case, GraphCase):
+        with compiling(kernels):
+            case.run()
+    else:
+        case.run(Operators(lambda device: card, lambda card: TABLE, Compiles))
     for kernel in kernels:
         yield read(case, target, card.shared, kernel)
 
 
-def read(case: Case, target: str, limit: int, kernel) -> Found:
+def read(case: Case | GraphCase, target: str, limit: int, kernel) -> Found:
     assembly = kernel.asm.get("amdgcn") or disassembled(kernel.asm["cubin"])
     if target.startswith("gfx"):
         numbers = {

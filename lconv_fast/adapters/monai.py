@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.checks import check_float, check_module, unsigned_int
 from lconv_fast.windows.window import window
 
 
@@ -39,9 +40,13 @@ def sliding_window(
     """
     if not getattr(inferer, "with_coord", False):
         raise ValueError("inferer: expected a SlidingWindowInferer with with_coord=True, which tells where windows lie")
+    check_module("model", model)
+    check_float("volume", volume, (3, 4, 5), "(N, C, *spatial) with 1 to 3 axes")
     full = tuple(volume.shape[2:])
-    if len(halo) != len(full) or min(halo) < 0:
-        raise ValueError(f"halo: expected {len(full)} integers from 0 on, got {tuple(halo)}")
+    if not isinstance(halo, (tuple, list)) or len(halo) != len(full):
+        raise ValueError(f"halo: expected {len(full)} integers from 0 on, got {halo!r}")
+    for reach in halo:
+        unsigned_int("halo", reach)
 
     def predict(patch: Tensor, slices: list[list[slice]], **rest: Any) -> tuple[Tensor, Tensor]:
         origins = [tuple(s.start for s in row[2:]) for row in slices]

@@ -34,8 +34,10 @@ def grid_window(model: nn.Module, batch: Mapping[str, Any], sampler: Any) -> win
     Raises:
         ValueError: a batch without locations; and as `lconv_fast.window`.
     """
-    if LOCATION not in batch:
-        raise ValueError(
-            f"batch: expected patches of a GridSampler, with {LOCATION!r}, got {', '.join(map(str, batch))}"
-        )
-    return window(model, batch[LOCATION][:, :3], tuple(int(n) for n in sampler.subject.spatial_shape))
+    if not isinstance(batch, Mapping) or LOCATION not in batch:
+        came = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+        raise ValueError(f"batch: expected patches of a GridSampler, with {LOCATION!r}, got {came}")
+    full = getattr(getattr(sampler, "subject", None), "spatial_shape", None)
+    if full is None:
+        raise TypeError(f"sampler: expected a GridSampler, with its subject, got {type(sampler).__name__}")
+    return window(model, batch[LOCATION][:, :3], tuple(int(n) for n in full))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import check_module
+from lconv_fast.checks import check_module, positive_int
 from lconv_fast.convert.memory import peak_memory
 from lconv_fast.convert.swap import original
 
@@ -74,6 +74,7 @@ def check(model: nn.Module, batch: Any, *, repeats: int = 7) -> Comparison:
         ValueError: if no layer of the model was converted.
     """
     check_module("model", model)
+    repeats = positive_int("repeats", repeats)
     places = [
         (model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], module, conv)
         for path, module in model.named_modules(remove_duplicate=False)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.checks import check_strided, positive_int
 from lconv_fast.generators import GraphGenerators
 from lconv_fast.generators.graph import check_edges
 from lconv_fast.modules import LConvGraph
@@ -41,7 +42,16 @@ def from_gcn(conv: nn.Module, edge_index: Tensor, num_nodes: int, edge_weight: T
     weight = module.lin.weight
     if nn.parameter.is_lazy(weight):
         raise TypeError("conv: expected a weight of known shape, got one that is made at the first input")
-    check_edges(edge_index, num_nodes)
+    check_edges(edge_index, positive_int("num_nodes", num_nodes))
+    if edge_weight is not None:
+        if not isinstance(edge_weight, Tensor) or edge_weight.is_complex():
+            raise TypeError(f"edge_weight: expected a tensor of real numbers (E,), got {edge_weight!r}")
+        check_strided("edge_weight", edge_weight)
+        if tuple(edge_weight.shape) != (edge_index.shape[1],) or edge_weight.is_meta:
+            raise ValueError(
+                f"edge_weight: expected numbers of {edge_index.shape[1]} edges as in edge_index, got "
+                f"{tuple(edge_weight.shape)} on {edge_weight.device}"
+            )
     w = torch.ones(edge_index.shape[1]) if edge_weight is None else edge_weight
     edges, w = edge_index.to(weight.device), w.to(weight)
     if module.normalize and module.add_self_loops:

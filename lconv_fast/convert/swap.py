@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from lconv_fast.checks import choice
 from lconv_fast.convert.conv import from_conv, like_conv, unlike_conv
 from lconv_fast.convert.fit import Projection
 from lconv_fast.convert.frame import Frame, Kernel, LConv
@@ -120,8 +121,7 @@ def swap(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    if init not in INITS:
-        raise ValueError(f"init: expected one of {', '.join(INITS)}, got {init!r}")
+    choice("init", init, INITS)
     if not isinstance(generators, (str, Generators)):
         raise TypeError(f"generators: expected a name or a Generators object, got {type(generators).__name__}")
     chosen = chooser(where)
@@ -177,7 +177,7 @@ class Maker:
 
     def __init__(self, generators: str | Generators, init: str, keywords: dict[str, Any]) -> None:
         if keywords and (generators == SHIFTS or not isinstance(generators, str)):
-            raise TypeError(f"swap: {', '.join(keywords)}: these go with the name of a basis")
+            raise TypeError(f"generators: {', '.join(keywords)}: these go with the name of a basis")
         if keywords.get("factorized") and init == "fit":
             raise ValueError("swap: a factorized weight cannot be fitted: take init='fresh'")
         self.generators, self.init, self.keywords = generators, init, keywords
@@ -234,7 +234,8 @@ def chooser(where: Where) -> Callable[[str, nn.Module], bool]:
         return lambda path, module: True
     if callable(where):
         return lambda path, module: bool(where(path, module))
-    patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
+    scalar = isinstance(where, str) or not isinstance(where, Iterable) or getattr(where, "ndim", 1) == 0
+    patterns: list[Any] = [where] if scalar else list(where)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f"where: expected a function of path and module, or patterns of paths, got {where!r}")
     return lambda path, module: any(fnmatchcase(path, pattern) for pattern in patterns)

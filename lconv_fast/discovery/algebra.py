@@ -235,7 +235,7 @@ def identify(generators: Generators, spatial_shape: tuple[int, ...] | None = Non
         ValueError: a grid with another number of axes.
     """
     if not isinstance(generators, AffineGenerators | FieldGenerators):
-        raise TypeError(f"identify: expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
+        raise TypeError(f"generators: expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
     if spatial_shape is not None:
         spatial_shape = extents("spatial_shape", spatial_shape)
         if len(spatial_shape) != generators.ndim:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from lconv_fast.checks import boolean
 from lconv_fast.discovery.algebra import Algebra, identify
 from lconv_fast.discovery.problem import (
     Problem,
@@ -89,7 +90,8 @@ def discover(
     started = time.perf_counter()
     solve = chosen_route(kind, route)
     check_pairs(x, y, kind, ndim)
-    check_choices(num_generators, recursions, degree, alpha, resolution, seed, len(x))
+    check_choices(num_generators, recursions, degree, alpha, resolution, seed, edges, len(x))
+    progress = boolean("progress", progress)
     t = None if parameters is None else checked_labels(parameters, len(x), num_generators)
     where = checked_device(device, x)
     images, targets = in_own_unit(x, y)

@@ -177,7 +177,7 @@ def fields_of(generators: Generators, spatial: Sequence[int]) -> Array:
         matrix, shift = (v.detach().double().cpu() for v in (generators.matrix, generators.shift))
         field = vector_field(matrix, shift, spatial, generators.coordinate_scale)
     else:
-        raise TypeError(f"expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
+        raise TypeError(f"generators: expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
     return field.flatten(1).numpy()
 
 

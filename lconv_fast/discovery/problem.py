@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lconv_fast.checks import check_float, positive_int
+from lconv_fast.checks import check_float, is_integer, positive_int
 from lconv_fast.discovery.fields import Array
+from lconv_fast.generators.graph import check_edges
 
 SHORTEST = 5  # points on an axis
 EXPLAINED = 0.5  # of y's variance: what a transformation must explain of a pair for it to count as one
+MOST_PIXELS = 1e6  # of `resolution`: no image is as wide
 LABELS = 1e-30, 1e30  # sizes of a label: generators per unit of it must fit into float32
 
 
@@ -73,6 +75,8 @@ def check_pairs(x: object, y: object, kind: str, ndim: int | None) -> None:
     for name, value in (("x", x), ("y", y)):
         check_float(name, value, (3, 4, 5), "(P, C, *spatial) with 1 to 3 spatial axes")
         assert isinstance(value, Tensor)
+        if value.is_meta:
+            raise TypeError(f"{name}: expected a tensor with numbers, got one on the meta device")
         if not bool(value.isfinite().all()):
             raise ValueError(f"{name}: expected finite values, got NaN or infinity")
     assert isinstance(x, Tensor) and isinstance(y, Tensor)
@@ -105,15 +109,18 @@ def check_choices(
     alpha: object,
     resolution: object,
     seed: object,
+    edges: object,
     pairs: int,
 ) -> None:
     """Numbers are of the right type and within their bounds."""
+    if edges is not None:
+        check_edges(edges, None, "edges")
     if num_generators is not None and positive_int("num_generators", num_generators) > pairs:
         raise ValueError(f"num_generators: expected 1 to {pairs}, the number of pairs, got {num_generators!r}")
     if recursions is not None:
         positive_int("recursions", recursions)
     for name, value in (("degree", degree), ("seed", seed)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+        if value is not None and not is_integer(value):
             raise TypeError(f"{name}: expected an integer, got {value!r}")
     if isinstance(alpha, bool) or not isinstance(alpha, Real):
         raise TypeError(f"alpha: expected a probability between 0 and 1, got {alpha!r}")
@@ -123,8 +130,10 @@ def check_choices(
         return
     if isinstance(resolution, bool) or not isinstance(resolution, Real):
         raise TypeError(f"resolution: expected a positive number of pixels, got {resolution!r}")
-    if not 0 < float(resolution) < float("inf"):
-        raise ValueError(f"resolution: expected a positive number of pixels, got {resolution!r}")
+    if not 0 < float(resolution) <= MOST_PIXELS:
+        raise ValueError(
+            f"resolution: expected a positive number of pixels, got {resolution!r} (of at most {MOST_PIXELS:g})"
+        )
 
 
 def checked_device(device: object, x: Tensor) -> torch.device:
@@ -135,7 +144,7 @@ def checked_device(device: object, x: Tensor) -> torch.device:
         probe = torch.ones((), device=device)  # type: ignore[call-overload]
         probe.item()  # which the meta device has none of
         return probe.device
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"device: expected one that PyTorch can use, got {device!r} ({reason})") from None
 

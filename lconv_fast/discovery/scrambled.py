@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import shortest_path
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from lconv_fast.checks import check_float, extents
+from lconv_fast.checks import check_float, check_strided, check_tensor, extents
 from lconv_fast.discovery.fields import Array, Polynomial
 from lconv_fast.generators import FieldGenerators, GraphGenerators
 
@@ -31,6 +31,10 @@ class Unscrambled:
 
     def images(self, scrambled: Tensor) -> Tensor:
         """(P, C, d) to (P, C, height, width)."""
+        check_tensor("scrambled", scrambled)
+        if scrambled.dim() == 0 or scrambled.shape[-1] != len(self.order):
+            raise ValueError(f"scrambled: expected (..., {len(self.order)}), got {tuple(scrambled.shape)}")
+        check_strided("scrambled", scrambled)
         return scrambled[..., self.order.tolist()].reshape(*scrambled.shape[:-1], *self.shape)
 
 
@@ -63,7 +67,13 @@ def likest(images: Tensor, near: int) -> Tensor:
 def field_on(generators: GraphGenerators, unscrambled: Unscrambled) -> FieldGenerators:
     """The field of generators on scrambled pixels: v_i(mu) = sum_e w[i, e] (place(nu) - place(mu)), the first
     moments of each node's edges."""
+    if not isinstance(generators, GraphGenerators):
+        raise TypeError(f"generators: expected GraphGenerators, got {type(generators).__name__}")
+    if not isinstance(unscrambled, Unscrambled):
+        raise TypeError(f"unscrambled: expected what `unscramble` returns, got {type(unscrambled).__name__}")
     height, width = unscrambled.shape
+    if generators.num_nodes != height * width:
+        raise ValueError(f"generators: expected {height * width} nodes as unscrambled, got {generators.num_nodes}")
     place = np.empty((height * width, 2))
     place[unscrambled.order] = np.stack(np.divmod(np.arange(height * width), width), 1)
     source, target = generators.edge_index.cpu().numpy()

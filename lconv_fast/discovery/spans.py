@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-from lconv_fast.checks import extents
+from lconv_fast.checks import extents, is_integer, real
 from lconv_fast.discovery.algebra import bracket, null_space, orthonormal
 from lconv_fast.discovery.fields import Affine, Array, affine_numbers, fields_of, generators_of
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators
@@ -38,7 +38,10 @@ def alignment(learned: Generators, true: Generators, spatial_shape: tuple[int, .
             raise TypeError(f"{name}: expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
     assert isinstance(learned, AffineGenerators | FieldGenerators)
     shapes = [tuple(g.field.shape[2:]) for g in (learned, true) if isinstance(g, FieldGenerators)]
-    spatial = spatial_shape or (shapes[0] if shapes else (20,) * learned.ndim)
+    if spatial_shape is None:
+        spatial = shapes[0] if shapes else (20,) * learned.ndim
+    else:
+        spatial = extents("spatial_shape", spatial_shape, learned.ndim)
     a, b = fields_of(learned, spatial), fields_of(true, spatial)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"alignment: expected fields on one grid, got {a.shape[1]} and {b.shape[1]} numbers each")
@@ -82,14 +85,14 @@ def centralizer(generators: Generators, spatial_shape: tuple[int, ...], toleranc
     Raises:
         ValueError: fields that are not affine, and generators that no affine field commutes with.
     """
-    spatial_shape = extents("spatial_shape", spatial_shape, getattr(generators, "ndim", None))
-    family, numbers = _affine_on(generators, spatial_shape)
+    tolerance = real("tolerance", tolerance, 0, 1)
+    family, numbers, spatial = _affine_on(generators, spatial_shape)
     units = family.homogeneous(np.eye(family.size))
     rows = [np.stack([bracket(v, w).ravel() for w in units], 1) for v in family.homogeneous(numbers)]
     commuting = null_space(np.concatenate(rows), tolerance)
     if not len(commuting):
         raise ValueError("generators: no affine field commutes with all of them")
-    return _in_pixels(family, commuting, spatial_shape)
+    return _in_pixels(family, commuting, spatial)
 
 
 def closed(generators: Generators, spatial_shape: tuple[int, ...], dimension: int | None = None) -> AffineGenerators:
@@ -107,24 +110,28 @@ def closed(generators: Generators, spatial_shape: tuple[int, ...], dimension: in
     Raises:
         ValueError: fields that are not affine, a dimension that is too large, and spans near which no algebra is found.
     """
-    spatial_shape = extents("spatial_shape", spatial_shape, getattr(generators, "ndim", None))
-    family, numbers = _affine_on(generators, spatial_shape)
+    family, numbers, spatial = _affine_on(generators, spatial_shape)
     span = np.linalg.svd(numbers, full_matrices=False)[2]
     if dimension is None:
         span = _generated(family, span)
+    elif not is_integer(dimension):
+        raise TypeError(f"dimension: expected an integer or None, got {dimension!r}")
     elif not 1 <= dimension <= len(span):
         raise ValueError(f"dimension: expected 1 to {len(span)}, that of the span, got {dimension!r}")
     else:
         span = _nearest_closed(family, span[:dimension])
-    return _in_pixels(family, span, spatial_shape)
+    return _in_pixels(family, span, spatial)
 
 
-def _affine_on(generators: Generators, spatial: tuple[int, ...]) -> tuple[Affine, Array]:
-    """The family, and the generators' numbers (n_L, size) in it."""
+def _affine_on(generators: Generators, spatial_shape: tuple[int, ...]) -> tuple[Affine, Array, tuple[int, ...]]:
+    """The family, the generators' numbers (n_L, size) in it, and the grid."""
+    if not isinstance(generators, AffineGenerators | FieldGenerators):
+        raise TypeError(f"generators: expected AffineGenerators or FieldGenerators, got {type(generators).__name__}")
+    spatial = extents("spatial_shape", spatial_shape, generators.ndim)
     numbers = affine_numbers(fields_of(generators, spatial), spatial)
     if numbers is None:
         raise ValueError("generators: expected fields that are affine, within 5 percent")
-    return Affine(len(spatial)), numbers.reshape(len(numbers), -1)
+    return Affine(len(spatial)), numbers.reshape(len(numbers), -1), spatial
 
 
 def _in_pixels(family: Affine, numbers: Array, spatial: tuple[int, ...]) -> AffineGenerators:

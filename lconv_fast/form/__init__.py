@@ -19,5 +19,6 @@ gives both, since they can share L_i^T g.
 """
 
 from lconv_fast.form import registration as registration
+from lconv_fast.form.fused import finished as finished
 from lconv_fast.form.graph import graph_lconv as graph_lconv
 from lconv_fast.form.layer import lconv as lconv

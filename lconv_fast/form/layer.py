@@ -19,14 +19,18 @@ def _remembered(stencil: Stencil, spatial: tuple[int, ...], stride: tuple[int, .
     return Geometry.of(stencil, list(spatial), list(stride), groups)
 
 
-def _geometry(
+def geometry_of(
     stencil: Stencil,
-    spatial: list[int],
+    input: Tensor,
     stride: Sequence[int],
     groups: int,
     window: Window | None,
     halo: Sequence[int] | None,
 ) -> Geometry:
+    """Of a call on this input."""
+    if halo is None and window is None and type(input) is Tensor and not torch.compiler.is_compiling():
+        return _remembered(stencil, input.shape[2:], tuple(stride), groups)
+    spatial = list(input.shape[2:])
     if halo is None:
         return Geometry.of(stencil, spatial, stride, groups, window)
     inner = [size - halo[2 * a] - halo[2 * a + 1] for a, size in enumerate(spatial)]
@@ -50,10 +54,7 @@ def lconv(
     (low, high) points of `halo` around it on each axis; weight (n_L + 1, C_out, C_in / groups); returns
     (N, C_out, *ceil(spatial / stride)). Arguments have been checked.
     """
-    if halo is None and window is None and type(input) is Tensor and not torch.compiler.is_compiling():
-        geometry = _remembered(stencil, input.shape[2:], tuple(stride), groups)
-    else:
-        geometry = _geometry(stencil, list(input.shape[2:]), stride, groups, window, halo)
+    geometry = geometry_of(stencil, input, stride, groups, window, halo)
     if not stencil.transposed:
         return partial(G, (coefficients, input, weight, None), geometry, True, bias)
     # L_i^T f is dQ/df with f in the place of g, and W with its channel axes exchanged.

@@ -10,6 +10,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from lconv_fast.checks import choice
+
 Field = tuple[Tensor, Tensor]  # matrix (n, n), shift (n,)
 
 
@@ -76,8 +78,7 @@ def named(name: str, ndim: int) -> tuple[Tensor, Tensor]:
 
     Raises ValueError for a name that is not in ALGEBRAS, and for one that has no generators on so few axes.
     """
-    if not isinstance(name, str) or name not in ALGEBRAS:
-        raise ValueError(f"generators: expected one of {', '.join(ALGEBRAS)}, got {name!r}")
+    choice("generators", name, ALGEBRAS)
     check_ndim(ndim)
     fields = ALGEBRAS[name](ndim)
     if not fields:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from lconv_fast.checks import choice
 from lconv_fast.generators import algebras
 from lconv_fast.generators.affine import AffineGenerators
 from lconv_fast.generators.affine_differential import fields_and_laplacian
@@ -38,8 +39,7 @@ def named(name: str, ndim: int = 2, **keywords: Any) -> Generators:
     same, each divided by its root mean square on white noise, which trains better) and second (d_a and all d_a d_b with
     a <= b, n + n (n + 1) / 2). Raises ValueError for another name.
     """
-    if not isinstance(name, str) or name not in BASES:
-        raise ValueError(f"generators: expected one of {', '.join(BASES)}, got {name!r}")
+    choice("generators", name, BASES)
     algebras.check_ndim(ndim)
     taken = KEYWORDS[:3] if name in _CONSTANT else KEYWORDS
     for keyword in keywords:

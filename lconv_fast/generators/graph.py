@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from lconv_fast import form
-from lconv_fast.checks import check_float, check_generators, check_types, extents, positive_int
+from lconv_fast.checks import (
+    boolean,
+    check_float,
+    check_generators,
+    check_strided,
+    check_types,
+    extents,
+    positive_int,
+)
 from lconv_fast.generators.base import Generators, full_precision
 from lconv_fast.generators.mesh import gradient_edges
 from lconv_fast.generators.on_grid import GridGenerators
@@ -66,7 +74,7 @@ class GraphGenerators(Generators):
         if edge_weight.shape[1] != edge_index.shape[1]:
             raise ValueError(f"edge_weight: expected {edge_index.shape[1]} edges, got {edge_weight.shape[1]}")
         _check_one_device(edge_index, edge_weight)
-        self.num_generators, self.incidence = edge_weight.shape[0], incidence
+        self.num_generators, self.incidence = edge_weight.shape[0], boolean("incidence", incidence)
         self.register_buffer("edge_index", edge_index.detach().long().clone())
         self._keep("edge_weight", edge_weight, learnable)
         self.rows()
@@ -99,11 +107,13 @@ class GraphGenerators(Generators):
                 Welling do, and PyTorch Geometric's GCNConv.
             learnable: makes the normalized weights a parameter.
         """
-        if normalization not in NORMALIZATIONS:
+        if not (normalization is None or isinstance(normalization, str)) or normalization not in NORMALIZATIONS:
             valid = ", ".join(map(repr, NORMALIZATIONS))
             raise ValueError(f"normalization: expected one of {valid}, got {normalization!r}")
         if num_nodes is not None:
             num_nodes = positive_int("num_nodes", num_nodes)
+        if self_loops is not None:
+            self_loops = boolean("self_loops", self_loops)
         check_edges(edge_index, num_nodes)
         if num_nodes is None:
             if not edge_index.numel():
@@ -288,15 +298,16 @@ def _check_one_device(edge_index: Tensor, edge_weight: Tensor) -> None:
         raise TypeError(f"edge_weight: expected device {edge_index.device} as edge_index, got {edge_weight.device}")
 
 
-def check_edges(edge_index: object, num_nodes: int | None) -> None:
+def check_edges(edge_index: object, num_nodes: int | None, name: str = "edge_index") -> None:
     """Integers (2, E) from 0 to num_nodes - 1."""
     if not isinstance(edge_index, Tensor) or edge_index.dtype not in (torch.int32, torch.int64):
         found = edge_index.dtype if isinstance(edge_index, Tensor) else type(edge_index).__name__
-        raise TypeError(f"edge_index: expected a tensor of integers (2, E), got {found}")
+        raise TypeError(f"{name}: expected a tensor of integers (2, E), got {found}")
+    check_strided(name, edge_index)
     if edge_index.dim() != 2 or edge_index.shape[0] != 2:
-        raise ValueError(f"edge_index: expected shape (2, E), got {tuple(edge_index.shape)}")
+        raise ValueError(f"{name}: expected shape (2, E), got {tuple(edge_index.shape)}")
     if edge_index.numel() and not edge_index.is_meta:
         least, most = int(edge_index.min()), int(edge_index.max())
         if least < 0 or (num_nodes is not None and most >= num_nodes):
             last = "..." if num_nodes is None else num_nodes - 1
-            raise ValueError(f"edge_index: expected nodes 0 to {last}, got {least} to {most}")
+            raise ValueError(f"{name}: expected nodes 0 to {last}, got {least} to {most}")

@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
-from lconv_fast.checks import extents, rows_of_integers
+from lconv_fast.checks import boolean, extents, rows_of_integers
 from lconv_fast.generators.affine import AffineGenerators
 from lconv_fast.generators.differential import first_and_second
 from lconv_fast.generators.on_grid import DerivativeGenerators, spread
@@ -69,7 +69,7 @@ class ProductGenerators(DerivativeGenerators):
         if spatial is not None:
             spatial = extents("spatial", spatial, n)
         self.num_generators, self.ndim = len(words), n
-        self.words, self.symmetrised = list(words), symmetrised
+        self.words, self.symmetrised = list(words), boolean("symmetrised", symmetrised)
         self.spatial = None if spatial is None else tuple(spatial)
         self._set_derivatives(first_and_second(n), generators.accuracy, generators.padding_mode)
         self.generators = generators

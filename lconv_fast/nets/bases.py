@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lconv_fast.checks import positive_int
+from lconv_fast.checks import choice, positive_int
 from lconv_fast.generators import (
     AffineDifferentialGenerators,
     AffineGenerators,
@@ -92,8 +92,7 @@ def equivariant(group: str, ndim: int = 2, **keywords: Any) -> Generators:
 
     Raises ValueError for another group. (Of similitudes, W^0 alone is left: take `lc.DifferentialInvariants`.)
     """
-    if group not in COMMUTANTS:
-        raise ValueError(f"group: expected one of {', '.join(COMMUTANTS)}, got {group!r}")
+    choice("group", group, COMMUTANTS)
     check_ndim(ndim)
     if group == "rotation" and ndim == 1:
         raise ValueError("group: 'rotation' has no motions on 1 axis")

@@ -8,11 +8,14 @@ they keep whatever symmetry the L-convs have.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
+from lconv_fast.checks import choice, positive_int
 from lconv_fast.generators import Generators
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d
+from lconv_fast.nets.bases import check_ndim
 
 LAYERS = {1: LConv1d, 2: LConv2d, 3: LConv3d}
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -54,14 +57,34 @@ ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
 }
 
 
+def check_choice(name: str, value: str | Callable[..., Any], table: dict[str, Any]) -> None:
+    """A name in the table, or a function."""
+    if isinstance(value, str):
+        choice(name, value, table)
+    elif not callable(value):
+        raise TypeError(f"{name}: expected a name or a function, got {value!r}")
+
+
+def check_made(name: str, made: object) -> None:
+    """What a factory made."""
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"{name}: expected a function that returns an nn.Module, got {type(made).__name__} from it")
+
+
 def make_norm(norm: str | Factory, ndim: int, channels: int) -> nn.Module:
     """The norm of a name in NORMS, or of a factory that takes the number of channels."""
-    return NORMS[norm](ndim, channels) if isinstance(norm, str) else norm(channels)
+    check_choice("norm", norm, NORMS)
+    made = NORMS[norm](ndim, channels) if isinstance(norm, str) else norm(channels)
+    check_made("norm", made)
+    return made
 
 
 def make_activation(activation: str | Factory, channels: int, inplace: bool = False) -> nn.Module:
     """The activation of a name in ACTIVATIONS, or of a factory that takes the number of channels."""
-    return ACTIVATIONS[activation](inplace) if isinstance(activation, str) else activation(channels)
+    check_choice("activation", activation, ACTIVATIONS)
+    made = ACTIVATIONS[activation](inplace) if isinstance(activation, str) else activation(channels)
+    check_made("activation", made)
+    return made
 
 
 class LBlock(nn.Sequential):
@@ -70,6 +93,8 @@ class LBlock(nn.Sequential):
     def __init__(
         self, ndim: int, ins: int, outs: int, generators: Generators, norm: str | Factory, activation: str | Factory
     ) -> None:
+        check_ndim(ndim)
+        ins, outs = positive_int("ins", ins), positive_int("outs", outs)
         super().__init__(
             LAYERS[ndim](ins, outs, generators, bias=not isinstance(norm, str) or norm == "none"),
             make_norm(norm, ndim, outs),

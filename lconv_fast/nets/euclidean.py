@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lconv_fast.checks import check_float, check_types, positive_int
 from lconv_fast.invariants import jet, total
+from lconv_fast.nets.bases import check_ndim
 from lconv_fast.nets.blocks import CONVS
 
 EPSILON = 1e-2  # below it a slope or a curvature counts as none
@@ -32,12 +34,18 @@ class EuclideanInvariants(nn.Module):
 
     def __init__(self, channels: int, ndim: int) -> None:
         super().__init__()
+        check_ndim(ndim)
+        self.channels, self.ndim = positive_int("channels", channels), ndim
         few = max(2, channels // 2)
         self.reduce = CONVS[ndim](channels, few, 1, bias=False)
         self.norm = nn.GroupNorm(6 * few, 6 * few)
         self.mix = CONVS[ndim](6 * few, channels, 1)
 
     def forward(self, f: Tensor) -> Tensor:
+        check_float("f", f, (self.ndim + 2,), f"(N, {self.channels}, *spatial) with {self.ndim} spatial axes")
+        if f.shape[1] != self.channels:
+            raise ValueError(f"f: expected {self.channels} channels, got {tuple(f.shape)}")
+        check_types(f, weight=self.reduce.weight)
         found = jet(smooth(self.reduce(f)))
         square = found.slope + EPSILON**2
         length = square.sqrt()

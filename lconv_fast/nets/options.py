@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lconv_fast.checks import positive_int
+from lconv_fast.checks import boolean, check_strided, positive_int
 from lconv_fast.generators import Generators, named, normalise
 from lconv_fast.nets.bases import check_ndim
-from lconv_fast.nets.blocks import ACTIVATIONS, NORMS, Factory
+from lconv_fast.nets.blocks import ACTIVATIONS, NORMS, Factory, check_choice
 from lconv_fast.windows.window import window
 
 Bases = str | Generators | Callable[[int], str | Generators]
@@ -20,32 +20,18 @@ MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(widths, str) or not isinstance(widths, Sequence) or not widths:
+    if isinstance(widths, (str, bytes)) or not isinstance(widths, Sequence) or not widths:
         raise TypeError(f"widths: expected the channels of each level, such as (16, 32, 64), got {widths!r}")
     return tuple(positive_int("widths", width) for width in widths)
 
 
 def check_depths(name: str, value: int | Sequence[int], levels: int) -> tuple[int, ...]:
     """One number for all levels, or one for each."""
-    if not isinstance(value, Sequence):
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return (positive_int(name, value),) * levels
     if len(value) != levels:
         raise ValueError(f"{name}: expected one integer or {levels}, as many as widths, got {tuple(value)}")
     return tuple(positive_int(name, v) for v in value)
-
-
-def check_choice(name: str, value: str | Factory, table: dict[str, Any]) -> None:
-    """A name in the table, or a factory."""
-    if isinstance(value, str):
-        if value not in table:
-            raise ValueError(f"{name}: expected one of {', '.join(table)}, got {value!r}")
-    elif not callable(value):
-        raise TypeError(f"{name}: expected a name or a function of the number of channels, got {value!r}")
-
-
-def check_bool(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
 def check_options(
@@ -56,12 +42,13 @@ def check_options(
     check_ndim(ndim)
     check_choice("norm", norm, NORMS)
     check_choice("activation", activation, ACTIVATIONS)
-    check_bool("checkpoint", checkpoint)
+    boolean("checkpoint", checkpoint)
 
 
 def check_input(caller: str, f: Tensor, channels: int, ndim: int) -> None:
     if not isinstance(f, Tensor):
         raise TypeError(f"{caller}: expected input to be a tensor, got {type(f).__name__}")
+    check_strided("input", f)
     if f.dim() != ndim + 2 or f.shape[1] != channels or 0 in f.shape[2:]:
         raise ValueError(
             f"{caller}: expected input (N, {channels}, *spatial) with {ndim} spatial axes, got {tuple(f.shape)}"

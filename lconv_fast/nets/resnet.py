@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lconv_fast.checks import choice
 from lconv_fast.nets.blocks import CONVS, Factory, LBlock, ResidualBlock
 from lconv_fast.nets.options import (
     Bases,
@@ -63,8 +64,7 @@ class LResNet(nn.Module):
         check_options(in_channels, out_channels, ndim, norm, activation, checkpoint)
         widths = check_widths(widths)
         depths = check_depths("blocks", blocks, len(widths))
-        if read_out not in READ_OUTS:
-            raise ValueError(f"read_out: expected one of {', '.join(READ_OUTS)}, got {read_out!r}")
+        choice("read_out", read_out, READ_OUTS)
         bases = [generators_of_level(generators, level, ndim, generator_keywords) for level in range(len(widths))]
         self.in_channels, self.ndim = in_channels, ndim
         self.read_out, self.checkpoint = read_out, checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import check_on_grid, positive_int
+from lconv_fast.checks import check_module, check_on_grid, has_bias, positive_int
 from lconv_fast.functional import lconv
 from lconv_fast.generators import Generators
 from lconv_fast.generators.normalise import rates
@@ -42,7 +42,7 @@ class SeparableLConv(nn.Module):
         self.generators = generators
         self.weight0 = nn.Parameter(torch.empty(out_channels, in_channels))
         self.scale = nn.Parameter(torch.empty(generators.num_generators, in_channels))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.bias = nn.Parameter(torch.empty(out_channels)) if has_bias(bias) else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -71,6 +71,7 @@ def separable(model: nn.Module) -> nn.Module:
 
     Strided and grouped LConvs stay as they are. Changes the model, and returns it.
     """
+    check_module("model", model)
     for name, child in model.named_children():
         if not isinstance(child, LConv1d | LConv2d | LConv3d):
             separable(child)

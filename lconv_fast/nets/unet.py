@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.checks import boolean, choice
 from lconv_fast.nets.blocks import CONVS, Factory, LBlock
 from lconv_fast.nets.euclidean import EuclideanInvariants
 from lconv_fast.nets.options import (
     Bases,
     channels_last,
-    check_bool,
-    check_choice,
     check_depths,
     check_input,
     check_options,
@@ -73,8 +72,8 @@ class LUNet(nn.Module):
         **generator_keywords: Any,
     ) -> None:
         super().__init__()
-        check_choice("pool", pool, POOLS)
-        check_bool("invariants", invariants)
+        choice("pool", pool, POOLS)
+        invariants = boolean("invariants", invariants)
         check_options(in_channels, out_channels, ndim, norm, activation, checkpoint)
         widths = check_widths(widths)
         depths = check_depths("layers", layers, len(widths))

@@ -10,6 +10,7 @@ except ImportError as error:
         f"in the source tree (after installing torch, pybind11 and cmake); the loader said: {error}"
     ) from error
 
+from lconv_fast.ops import finished as finished
 from lconv_fast.ops import flops as flops
 from lconv_fast.ops import gpu as gpu
 from lconv_fast.ops import graph as graph

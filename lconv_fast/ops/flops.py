@@ -41,6 +41,20 @@ class _Formulas:
         rows, outs, ins = weight
         return _products(input[0], rows - 1 + identity, outs, ins, self.points(self.space(*space), input))
 
+    def finished(
+        self,
+        input: Shape,
+        weight: Shape,
+        coefficients: Shape,
+        bias: Shape | None,
+        _residual: Shape | None,
+        _activation: str | None,
+        _keep: bool,
+        *rest: Any,
+        **_: Any,
+    ) -> int:
+        return self.apply(input, weight, coefficients, bias, *rest, False)
+
     def gram(self, input: Shape, cotangent: Shape, coefficients: Shape, *rest: Any, **_: Any) -> int:
         *arguments, identity = rest
         space = self.space(*arguments)
@@ -68,6 +82,7 @@ def _register(counter: Any) -> None:
     for prefix, formulas in SPACES.items():
         for name in OPERATORS:
             counter.register_flop_formula(getattr(torch.ops.lconv_fast, prefix + name))(getattr(formulas, name))
+    counter.register_flop_formula(torch.ops.lconv_fast.finished)(SPACES[""].finished)
 
 
 class _OnceImported(MetaPathFinder):

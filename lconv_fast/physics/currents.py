@@ -9,12 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lconv_fast.checks import boolean, check_strided
 from lconv_fast.generators import AffineGenerators, FieldGenerators
 from lconv_fast.physics.density import Density, Scheme, check_lagrangian, differentiate, evaluate, leaf, scheme_of
 from lconv_fast.physics.derivatives import (
     Accuracy,
     check_derivations,
     check_field,
+    check_scheme,
     coordinates,
     divergence,
     gradient,
@@ -33,6 +35,7 @@ class Momenta(NamedTuple):
 def momenta(lagrangian: QuadraticLagrangian | Density, phi: Tensor, scheme: Scheme) -> Momenta:
     check_lagrangian(lagrangian)
     check_field("phi", phi)
+    check_scheme(*scheme, phi.dim() - 2)
     x = coordinates(tuple(phi.shape[2:]), phi)
     recorded = phi.requires_grad
     dphi = gradient(phi, *scheme)
@@ -93,19 +96,22 @@ def noether_current(
     return sum(parts[1:], parts[0])
 
 
-def _check_internal(internal: Tensor | None, phi: Tensor, count: int | None) -> Tensor | None:
+def _check_internal(internal: Tensor | None, phi: Tensor, count: int | None, name: str = "internal") -> Tensor | None:
     if internal is None:
         return None
     components = phi.shape[1]
     if not isinstance(internal, Tensor) or not (internal.is_floating_point() or internal.is_complex()):
-        raise TypeError(f"internal: expected a floating-point tensor (n_L, m, m) or (m, m), got {internal!r}")
+        raise TypeError(f"{name}: expected a floating-point tensor (n_L, m, m) or (m, m), got {internal!r}")
+    check_strided(name, internal)
+    if internal.is_meta and not phi.is_meta:
+        raise TypeError(f"{name}: expected a tensor with numbers, got one on the meta device")
     if internal.dim() not in (2, 3) or tuple(internal.shape[-2:]) != (components, components):
         raise ValueError(
-            f"internal: expected shape (n_L, {components}, {components}) or ({components}, {components}), "
+            f"{name}: expected shape (n_L, {components}, {components}) or ({components}, {components}), "
             f"got {tuple(internal.shape)}"
         )
     if internal.is_complex() and not phi.is_complex():
-        raise TypeError(f"internal: expected a real matrix for a real phi, got {internal.dtype}")
+        raise TypeError(f"{name}: expected a real matrix for a real phi, got {internal.dtype}")
     matrices = internal.to(phi).reshape(-1, components, components)
     if count is not None and internal.dim() == 3 and len(matrices) != count:
         raise ValueError(f"internal: expected {count} matrices, one for each generator, got {tuple(internal.shape)}")
@@ -152,7 +158,7 @@ def stress_energy(
         TypeError, ValueError: as `noether_current`; a spin or signature of another size.
     """
     check_field("phi", phi)
-    ndim = phi.dim() - 2
+    ndim, symmetric = phi.dim() - 2, boolean("symmetric", symmetric)
     if signature is not None and (
         not isinstance(signature, (tuple, list)) or len(signature) != ndim or any(s not in (1, -1) for s in signature)
     ):
@@ -160,7 +166,7 @@ def stress_energy(
     if spin is not None and not symmetric:
         raise ValueError("spin: it takes part with symmetric=True alone")
     pairs = list(combinations(range(ndim), 2))
-    matrices = _check_internal(spin, phi, None)
+    matrices = _check_internal(spin, phi, None, "spin")
     if matrices is not None and len(matrices) != len(pairs):
         raise ValueError(f"spin: expected {len(pairs)} matrices, one for each pair of axes, got {len(matrices)}")
     scheme = scheme_of(accuracy, padding_mode, lagrangian)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lconv_fast import grid
+from lconv_fast.checks import check_strided
 from lconv_fast.generators import AffineGenerators, FieldGenerators
 from lconv_fast.generators.differences import CENTRAL
 from lconv_fast.ops.geometry import center_of, half_extent
@@ -23,7 +24,7 @@ Accuracy = int | str
 def check_scheme(accuracy: Accuracy, padding_mode: str, ndim: int) -> None:
     """Raises ValueError for what `gradient` cannot take."""
     grid.padding_mode(padding_mode)
-    if isinstance(accuracy, bool) or (accuracy != "spectral" and accuracy not in list(CENTRAL)):
+    if isinstance(accuracy, bool) or not isinstance(accuracy, (int, str)) or accuracy not in (*CENTRAL, "spectral"):
         raise ValueError(f"accuracy: expected one of {', '.join(map(str, CENTRAL))} or 'spectral', got {accuracy!r}")
     if accuracy == "spectral" and padding_mode != "circular":
         raise ValueError(f"padding_mode: spectral derivatives need 'circular' (periodic axes), got {padding_mode!r}")
@@ -37,6 +38,7 @@ def check_field(name: str, phi: object, least: int = 3) -> None:
         raise TypeError(f"{name}: expected a tensor (N, m, *spatial), got {type(phi).__name__}")
     if not (phi.is_floating_point() or phi.is_complex()):
         raise TypeError(f"{name}: expected a real or complex floating-point tensor, got {phi.dtype}")
+    check_strided(name, phi)
     if phi.dim() < least or 0 in phi.shape:
         raise ValueError(f"{name}: expected shape (N, m, *spatial) with a point or more, got {tuple(phi.shape)}")
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lconv_fast.checks import unsigned_int
+from lconv_fast.checks import choice, real, unsigned_int
 from lconv_fast.generators import AffineGenerators
+from lconv_fast.generators.algebras import ALGEBRAS
 from lconv_fast.physics.currents import canonical, momenta
-from lconv_fast.physics.density import Density, Scheme, scheme_of
+from lconv_fast.physics.density import Density, Scheme, check_lagrangian, scheme_of
 from lconv_fast.physics.derivatives import (
     Accuracy,
     check_field,
@@ -83,12 +84,18 @@ def discover_by_noether(
     check_field("phi", phi)
     spatial, ndim = tuple(phi.shape[2:]), phi.dim() - 2
     phi = phi.detach()
+    if phi.is_meta or not bool(phi.isfinite().all()):
+        raise ValueError("phi: expected finite numbers, got NaN, infinity, or a tensor on the meta device")
+    check_lagrangian(lagrangian)
+    scheme = scheme_of(accuracy, padding_mode, lagrangian)
+    check_scheme(*scheme, ndim)
+    choice("kind", kind, ALGEBRAS)
     try:
         family = AffineGenerators.named(kind, ndim).to(phi.device, phi.real.dtype)
     except ValueError as error:
-        raise ValueError(f"kind: {error}") from None
-    scheme = scheme_of(accuracy, padding_mode, lagrangian)
-    check_scheme(*scheme, ndim)
+        raise ValueError(f"phi: {error}") from None
+    if tolerance is not None:
+        tolerance = real("tolerance", tolerance, 0, 1)
     if margin is None:
         margin = 0 if scheme.padding_mode == "circular" else int(scheme.accuracy)
     margin = unsigned_int("margin", margin)

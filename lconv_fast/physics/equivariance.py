@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from lconv_fast.checks import boolean, check_module, real, unsigned_int
+from lconv_fast.checks import boolean, check_function, check_module, real, unsigned_int
 from lconv_fast.generators import AffineGenerators, Generators
 from lconv_fast.physics.audit_report import Audit, Layer
 from lconv_fast.physics.grids import Follower, Shape
@@ -38,6 +38,7 @@ def equivariance_error(
     Raises:
         TypeError, ValueError: generators of another dimension; a grid that cannot be followed.
     """
+    check_function("module", module, "x")
     group = _group(generators, x)
     count = group.num_generators
     if isinstance(t, Tensor) and t.dim():
@@ -259,6 +260,8 @@ def _group(generators: Generators | str, x: Tensor) -> Generators:
     if isinstance(generators, str):
         if not isinstance(x, Tensor) or x.dim() < 3:
             raise TypeError(f"x: expected a tensor (N, C, *spatial), got {getattr(x, 'shape', type(x))}")
+        if x.dim() > 5:
+            raise ValueError(f"x: expected (N, C, *spatial) with 1 to 3 axes, got {tuple(x.shape)}")
         generators = AffineGenerators.named(generators, x.dim() - 2)
     check_group(generators, x)
     return matched(generators, x)

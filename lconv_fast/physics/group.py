@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lconv_fast.checks import check_tensor
+from lconv_fast.checks import check_strided, check_tensor
 from lconv_fast.generators import AffineGenerators, Generators
 from lconv_fast.ops.geometry import center_of
 from lconv_fast.physics.derivatives import coordinate_scale
@@ -86,22 +86,25 @@ def placed(
     )
 
 
-def check_group(generators: object, x: object) -> None:
+def check_group(generators: object, x: object, name: str = "x") -> None:
     """x is on the grid of the generators."""
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object or a name, got {type(generators).__name__}")
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 3:
         raise TypeError(
-            f"x: expected a real floating-point tensor (N, C, *spatial), got {getattr(x, 'shape', type(x))}"
+            f"{name}: expected a real floating-point tensor (N, C, *spatial), got {getattr(x, 'shape', type(x))}"
         )
+    check_strided(name, x)
+    if x.is_meta:
+        raise TypeError(f"{name}: expected a tensor with numbers, got one on the meta device")
     ndim = getattr(generators, "ndim", None)
     if ndim not in (None, x.dim() - 2):
-        raise ValueError(f"generators: expected {x.dim() - 2} axes as x has, got {ndim}")
+        raise ValueError(f"generators: expected {x.dim() - 2} axes as {name} has, got {ndim}")
 
 
 def exponential(generators: Generators, f: Tensor, t: Tensor) -> Tensor:
     """exp(sum_i t_i L_i) f by Taylor series of substeps in which |t L| is about 1; f (N, C, *spatial), t (n_L,)."""
-    check_group(generators, f)
+    check_group(generators, f, "f")
     check_tensor("t", t)
     if tuple(t.shape) != (generators.num_generators,) or t.is_complex():
         raise ValueError(f"t: expected real numbers ({generators.num_generators},), got {tuple(t.shape)} of {t.dtype}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.checks import MOST_NUMBER, check_float, check_strided, choice, extents, positive_int, real
 from lconv_fast.generators import AffineGenerators
 from lconv_fast.modules import LConv1d, LConv2d, LConv3d
 from lconv_fast.physics.density import Scheme
@@ -66,7 +67,19 @@ class QuadraticLagrangian(nn.Module):
             raise ValueError(f"h: expected shape (n, n), (n, n, m, m) or (n, n, m, m, *spatial), got {tuple(h.shape)}")
         self.ndim = h.shape[0]
         check_scheme(accuracy, padding_mode, self.ndim)
+        check_strided("h", h)
+        if isinstance(m2, Tensor):
+            check_float("m2", m2, (0, 2), "() or (m, m)")
+        else:
+            m2 = real("m2", m2, -MOST_NUMBER, MOST_NUMBER)
+        if b is not None:
+            check_float("b", b, (3, self.ndim + 3), "(n, m, m) or (n, m, m, *spatial)")
+        for name, given in (("m2", m2), ("b", b)):
+            if isinstance(given, Tensor) and given.device != h.device:
+                raise TypeError(f"{name}: expected device {h.device} as h, got {given.device}")
         m2 = torch.as_tensor(m2, dtype=h.dtype, device=h.device)
+        if components is not None:
+            components = positive_int("components", components)
         count = components or (h.shape[2] if h.dim() > 2 else m2.shape[0] if m2.dim() else 1)
         one = torch.eye(count, dtype=h.dtype, device=h.device)
         m2 = m2 * one if m2.dim() == 0 else m2
@@ -157,7 +170,10 @@ class QuadraticLagrangian(nn.Module):
 
     def _points(self, x: Tensor | tuple[int, ...]) -> Tensor:
         like = self._h if self.layer is None else self.layer.weight
-        return x if isinstance(x, Tensor) else coordinates(tuple(x), like)
+        if not isinstance(x, Tensor):
+            return coordinates(extents("x", x, self.ndim), like)
+        check_float("x", x, (self.ndim + 1,), "(n, *spatial)")
+        return x
 
     def _spread(self, t: Tensor, least: int, x: Tensor) -> Tensor:
         spatial = tuple(x.shape[1:])
@@ -203,8 +219,7 @@ class QuadraticLagrangian(nn.Module):
             "printed": lambda f: self._corrected(f) - self.correction(f),
             "direct": lambda f: _square(self.output(f)),
         }
-        if form not in forms:
-            raise ValueError(f"form: expected one of {', '.join(forms)}, got {form!r}")
+        choice("form", form, forms)
         return forms[form](phi)
 
     def _corrected(self, phi: Tensor) -> Tensor:
@@ -280,6 +295,9 @@ class QuadraticLagrangian(nn.Module):
             raise ValueError(
                 f"phi: expected (N, {self.components}, *spatial) with {self.ndim} spatial axes, got {tuple(phi.shape)}"
             )
+        own = self._h if self.layer is None else self.layer.weight
+        if phi.device != own.device:
+            raise TypeError(f"phi: expected device {own.device} as the Lagrangian's numbers, got {phi.device}")
 
     def extra_repr(self) -> str:
         return f"components={self.components}, ndim={self.ndim}, scheme={Scheme(self.accuracy, self.padding_mode)}"

@@ -102,9 +102,9 @@ def measure_on(measure: str | Tensor, spatial: tuple[int, ...], generators: obje
     """A named or given measure on the grid; None: flat."""
     if isinstance(measure, Tensor):
         return check_measure(measure, spatial).to(like.real)
-    if measure == "flat":
+    if isinstance(measure, str) and measure == "flat":
         return None
-    if measure != "haar":
+    if not isinstance(measure, str) or measure != "haar":
         raise ValueError(f"measure: expected 'flat', 'haar' or a tensor (*spatial), got {measure!r}")
     if generators is None:
         raise ValueError("generators: 'haar' needs them where the layer has none of its own")
@@ -137,11 +137,19 @@ def invariant_loss(
     if not callable(layer):
         raise TypeError(f"layer: expected a module or function of phi, got {type(layer).__name__}")
     if isinstance(phi, tuple):
+        if len(phi) != 2:
+            raise ValueError(f"phi: expected a tensor or the pair (f, y), got {len(phi)} values")
         phi = _pair(*phi)
     check_field("phi", phi)
     spatial = tuple(phi.shape[2:])
-    weight = measure_on(measure, spatial, generators or getattr(layer, "generators", None), phi)
+    if generators is None:
+        generators = getattr(layer, "generators", None)
+    else:
+        check_derivations(generators, len(spatial))
+    weight = measure_on(measure, spatial, generators, phi)
     y = layer(phi)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"layer: expected one that returns a tensor, got {type(y).__name__} from it")
     if tuple(y.shape[2:]) != spatial:
         raise ValueError(f"layer: expected a result on the grid {spatial} of phi, got shape {tuple(y.shape)}")
     squares = y.abs().square().sum(1)

@@ -21,8 +21,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lconv_fast.physics.density import Density, check_lagrangian, evaluate, scheme_of
-from lconv_fast.physics.derivatives import Accuracy, check_field, coordinates, gradient
+from lconv_fast.checks import MOST_NUMBER, real, unsigned_int
+from lconv_fast.physics.density import Density, Scheme, check_lagrangian, evaluate, scheme_of
+from lconv_fast.physics.derivatives import Accuracy, check_field, check_scheme, coordinates, gradient
 from lconv_fast.physics.lagrangian import QuadraticLagrangian
 
 
@@ -48,7 +49,10 @@ def variational_step(
         raise ValueError(f"axis: expected the number of an axis, 0 or more, got {axis!r}")
     if isinstance(lagrangian, QuadraticLagrangian) and axis >= lagrangian.ndim:
         raise ValueError(f"axis: expected less than the {lagrangian.ndim} axes of the Lagrangian, got {axis}")
-    return VariationalStep(lagrangian, axis, accuracy, padding_mode, tolerance)
+    scheme = scheme_of(accuracy, padding_mode, lagrangian)
+    # Of the axes of space, which may be none: how many there are is known once there are slices.
+    check_scheme(*scheme, 1)
+    return VariationalStep(lagrangian, axis, scheme, real("tolerance", tolerance, 0, 1))
 
 
 class VariationalStep:
@@ -56,16 +60,8 @@ class VariationalStep:
 
     MOST = 20  # Newton steps
 
-    def __init__(
-        self,
-        lagrangian: Density,
-        axis: int,
-        accuracy: Accuracy | None,
-        padding_mode: str | None,
-        tolerance: float,
-    ) -> None:
-        self.lagrangian, self.axis, self.tolerance = lagrangian, axis, tolerance
-        self.scheme = scheme_of(accuracy, padding_mode, lagrangian)
+    def __init__(self, lagrangian: Density, axis: int, scheme: Scheme, tolerance: float) -> None:
+        self.lagrangian, self.axis, self.scheme, self.tolerance = lagrangian, axis, scheme, tolerance
         self._quadratic = isinstance(lagrangian, QuadraticLagrangian)
         # Newton's matrices of the last step, with the shape and dtype they are for.
         self._kept: tuple[torch.Size, torch.dtype, Tensor, bool] | None = None
@@ -77,6 +73,7 @@ class VariationalStep:
             ValueError: slices that do not fit; a density without kinetic term (phi_k+1 does not take part).
             RuntimeError: Newton's method does not converge.
         """
+        time = _time(time)
         self._check(previous, current)
         previous, current = previous.detach(), current.detach()
         guess = 2 * current - previous
@@ -118,14 +115,15 @@ class VariationalStep:
 
     def run(self, previous: Tensor, current: Tensor, steps: int, time: float = 0.0) -> tuple[Tensor, Tensor]:
         """The last two slices after a number of steps."""
-        for k in range(steps):
+        time = _time(time)
+        for k in range(unsigned_int("steps", steps)):
             previous, current = current, self(previous, current, time + k)
         return previous, current
 
     def trajectory(self, previous: Tensor, current: Tensor, steps: int, time: float = 0.0) -> Tensor:
         """All slices, stacked along the axis of time: (N, m, *spatial) with steps + 2 points on it."""
-        slices = [previous, current]
-        for k in range(steps):
+        time, slices = _time(time), [previous, current]
+        for k in range(unsigned_int("steps", steps)):
             slices.append(self(slices[-2], slices[-1], time + k))
         return torch.stack(slices, self.axis + 2)
 
@@ -139,6 +137,7 @@ class VariationalStep:
 
         the trapezoid of p^t phi_t - L, which oscillates by the order h^2 and does not drift.
         """
+        time = _time(time)
         self._check(previous, current)
         p, q = previous.detach().requires_grad_(), current.detach().requires_grad_()
         h = torch.ones(p.shape[0], dtype=p.real.dtype, device=p.device, requires_grad=True)
@@ -151,10 +150,14 @@ class VariationalStep:
 
     def charge(self, previous: Tensor, current: Tensor, internal: Tensor, time: float = 0.0) -> Tensor:
         """D_2 L_d(p, q) . internal q, (N,): the discrete Noether charge, kept to rounding by a symmetry `internal`."""
+        time = _time(time)
         self._check(previous, current)
         with torch.enable_grad():
             at = current.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.discrete(previous.detach(), at, time).sum(), at)
+        check_field("internal", internal, least=2)
+        if tuple(internal.shape) != (current.shape[1],) * 2:
+            raise ValueError(f"internal: expected a matrix on the components, got {tuple(internal.shape)}")
         moved = torch.einsum("cd,Nd...->Nc...", internal.to(current), current)
         return (slope.conj() * moved).real.flatten(1).sum(1)
 
@@ -229,6 +232,10 @@ class VariationalStep:
                 f"current: expected a slice (N, m, *space) without the axis {self.axis} of time"
                 f"{'' if ndim is None else f', {ndim - 1} axes of space'}; got {tuple(current.shape)}"
             )
+
+
+def _time(time: float) -> float:
+    return real("time", time, -MOST_NUMBER, MOST_NUMBER)
 
 
 def _real(t: Tensor) -> Tensor:

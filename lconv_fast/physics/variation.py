@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lconv_fast.checks import check_function, check_tensor
 from lconv_fast.physics.density import Density, check_lagrangian, differentiate, evaluate, leaf, scheme_of
-from lconv_fast.physics.derivatives import Accuracy, check_field, coordinates, gradient
+from lconv_fast.physics.derivatives import Accuracy, check_field, check_scheme, coordinates, gradient
 from lconv_fast.physics.lagrangian import QuadraticLagrangian
 
 
@@ -40,6 +41,7 @@ def euler_lagrange(
     check_lagrangian(lagrangian)
     check_field("phi", phi)
     scheme = scheme_of(accuracy, padding_mode, lagrangian)
+    check_scheme(*scheme, phi.dim() - 2)
     recorded, field = phi.requires_grad, leaf(phi)
     if isinstance(lagrangian, QuadraticLagrangian):
         lagrangian.check(phi)
@@ -82,6 +84,8 @@ def robustness(
         TypeError, ValueError: a loss that is not (N,), or that does not depend on phi differentiably.
     """
     check_field("phi", phi)
+    if loss is not None:
+        check_function("loss", loss, "the result y")
     if isinstance(model, QuadraticLagrangian):
         residual = euler_lagrange(model, phi)
     else:
@@ -90,7 +94,9 @@ def robustness(
         recorded, field = phi.requires_grad, leaf(phi)
         with torch.enable_grad():
             y = model(field)  # type: ignore[call-arg]
+            check_tensor("model", y)
             each = y.abs().square().flatten(1).sum(1) if loss is None else loss(y)
+            check_tensor("loss", each)
             if tuple(each.shape) != (phi.shape[0],):
                 raise ValueError(
                     f"loss: expected one number for each sample, ({phi.shape[0]},), got {tuple(each.shape)}"

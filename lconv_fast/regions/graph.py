@@ -77,6 +77,10 @@ class Graph:
     def __iter__(self) -> Iterator[Value]:
         return iter(self.values.values())
 
+    def users(self, value: Value) -> list[Value]:
+        """The operators that read a value."""
+        return [self.values[node] for node in value.node.users if node in self.values]
+
     @property
     def input(self) -> Value:
         return self.inputs[0]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import extents
+from lconv_fast.checks import check_module, extents, positive_int
 from lconv_fast.regions.graph import Graph, NonLocal, trace
 from lconv_fast.regions.intervals import Box, Interval, Region
 from lconv_fast.regions.needs import needs, unbounded
@@ -99,9 +99,11 @@ class Plan:
 
 def _box(output: Any, sizes: Sequence[int]) -> Box:
     expected = f"output: expected {len(sizes)} pairs (first, stop) within {tuple(sizes)}, got {output!r}"
+    if isinstance(output, Tensor) and output.dim() != 2:
+        raise TypeError(expected)
     try:
         box = tuple((int(first), int(stop)) for first, stop in output)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
         raise TypeError(expected) from None
     if len(box) != len(sizes) or any(
         not 0 <= first < stop <= size for (first, stop), size in zip(box, sizes, strict=True)
@@ -130,13 +132,14 @@ def regions(model: nn.Module, example_shape: Sequence[int], *, ndim: int | None 
         TypeError, ValueError: an argument of another kind; a model that torch.export cannot trace, with the path of
             the module and its line.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    check_module("model", model)
     if isinstance(example_shape, Tensor):
         example_shape = tuple(example_shape.shape)
     shape = extents("example_shape", example_shape)
-    n = len(shape) - 2 if ndim is None else ndim
-    if not 1 <= n <= len(shape):
+    n = len(shape) - 2 if ndim is None else positive_int("ndim", ndim)
+    if ndim is not None and n > len(shape):
+        raise ValueError(f"ndim: expected 1 to {len(shape)} axes of space, got {ndim!r}")
+    if n < 1:
         raise ValueError(f"example_shape: expected (N, C, *spatial), got {tuple(shape)}")
     return plan_of(trace(model, shape, float_type(model), n))
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.flop_counter import FlopCounterMode
 
+from lconv_fast.checks import check_dtype, check_module, extents, positive_int
 from lconv_fast.generators import GridGenerators
 from lconv_fast.ops import flops as flops  # registers the formulas of the operators
 from lconv_fast.sharding.layout import Domain, Layout, split_evenly
@@ -112,6 +113,24 @@ def explain(
     """
     from lconv_fast.sharding import model as sharding
 
+    check_module("model", model)
+    if isinstance(shape, Tensor):
+        shape = tuple(shape.shape)
+    shape = extents("shape", shape)
+    if dtype is None:
+        raise TypeError("dtype: expected a real floating-point type, got None")
+    check_dtype(dtype)
+    if not isinstance(device, Device):
+        raise TypeError(f"device: expected a Device, such as H200, got {type(device).__name__}")
+    if isinstance(mesh, Mapping):
+        for name, ranks in mesh.items():
+            if not isinstance(name, str):
+                raise TypeError(f"mesh: expected {{name: ranks}} or a DeviceMesh, got {mesh!r}")
+            positive_int("mesh", ranks)
+    elif not isinstance(mesh, DeviceMesh):
+        raise TypeError(f"mesh: expected {{name: ranks}} or a DeviceMesh, got {type(mesh).__name__}")
+    if len(shape) < 3:
+        raise ValueError(f"shape: expected (N, C, *spatial), got {shape}")
     sizes = (
         dict(mesh) if isinstance(mesh, Mapping) else {n: mesh.size(k) for k, n in enumerate(mesh.mesh_dim_names or ())}
     )
@@ -124,6 +143,8 @@ def explain(
             else {2 + k: n for k, n in enumerate(names)}
         )
     sharding.check_dims("explain", dims, tuple(sizes), 2)
+    if max(dims) >= len(shape):
+        raise ValueError(f"dims: expected dimensions below {len(shape)} for a shape {shape}, got {dict(dims)}")
     names = [n for n in sizes if n in dims.values() and sizes[n] > 1]
     domain = Domain(
         tuple(names),

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from lconv_fast.checks import boolean
 from lconv_fast.generators import Generators, GridGenerators
 from lconv_fast.sharding.agree import described, same_everywhere, same_parameters, whole_shapes
 from lconv_fast.sharding.calls import tensors_of, with_tensors
@@ -295,11 +296,12 @@ def shard(model: nn.Module, mesh: DeviceMesh, dims: Dims, *, check: bool = True)
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"shard: expected model to be a Module, got {type(model).__name__}")
+    check = boolean("check", check)
     if hasattr(model, "_sharding"):
         raise ValueError("shard: the model is sharded already")
     domain = domain_of("shard", mesh, dims)
     check_dims("shard", dims, mesh.mesh_dim_names or (), 2)
-    same_everywhere(domain, "shard", "dims and check", (sorted(dims.items()), bool(check)))
+    same_everywhere(domain, "shard", "dims and check", (sorted(dims.items()), check))
     check_layers(model)
     same_parameters(domain, model)
     sharding = Sharding(domain, skeleton_of(model), {}, check)

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from lconv_fast.checks import check_strided, check_tensor
 from lconv_fast.sharding.agree import gathered
 from lconv_fast.sharding.layout import split_evenly, split_of
 from lconv_fast.sharding.model import Dims, domain_of
@@ -32,6 +33,10 @@ def local_part(volume: Any, mesh: DeviceMesh, dims: Dims, *, like: Tensor | None
         TypeError, ValueError: on every rank alike, if one of them would get no point, or if dims do not fit.
     """
     domain = domain_of("local_part", mesh, dims)
+    if like is not None:
+        check_tensor("like", like)
+    if isinstance(volume, Tensor):
+        check_strided("volume", volume)
     shape = getattr(volume, "shape", None)
     if shape is None:
         raise TypeError(
@@ -75,6 +80,8 @@ def full_tensor(part: Tensor, mesh: DeviceMesh, dims: Dims) -> Tensor:
     fit together.
     """
     domain = domain_of("full_tensor", mesh, dims)
+    check_tensor("part", part)
+    check_strided("part", part)
     result = part.detach()
     for dim, axis in reversed(domain.dims):
         group, parts = domain.groups[axis], domain.sizes[axis]

@@ -11,12 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lconv_fast.checks import check_strided
 from lconv_fast.regions.intervals import Interval
 
 
 def dtype_of(name: str, array: Any) -> torch.dtype:
     """As torch names it."""
     if isinstance(array, Tensor):
+        check_strided(name, array)
+        if array.is_meta:
+            raise TypeError(f"{name}: expected a tensor with numbers, got one on the meta device")
         return array.dtype
     try:
         # Big-endian numbers, as in .nii files, are turned round when they are read.

@@ -14,6 +14,9 @@ from lconv_fast.streaming.run import patches, spills
 from lconv_fast.streaming.store import gibibytes
 from lconv_fast.streaming.tile import points
 
+# What the heap holds over what a tile needs, without giving anything back: arrays of unequal size leave gaps.
+# Measured, of a residual net and a U-Net: 2 to 2.7.
+GAPS = 2.5
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -21,7 +24,7 @@ UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 def memory_bytes(memory: object) -> int:
     """2147483648 or "2 GiB"."""
     if isinstance(memory, (int, float)) and not isinstance(memory, bool):
-        if memory <= 0:
+        if not 0 < memory < float("inf"):
             raise ValueError(f"memory: expected a positive number of bytes, got {memory!r}")
         return int(memory)
     match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", memory.lower()) if isinstance(memory, str) else None
@@ -87,7 +90,7 @@ def tile_memory(plan: Schedule, backward: bool) -> int:
         middle = one.tiles[len(one.tiles) // 2]
         full = max(one.tiles, key=lambda box: min(stop - first for first, stop in box))
         peak = max(peak, *(pass_memory(one, one.plan(box), backward) for box in {middle, full}))
-    return peak + 16 * parameters * backward
+    return int(GAPS * peak) + 16 * parameters * backward
 
 
 def disk_bytes(plan: Schedule, backward: bool) -> int:

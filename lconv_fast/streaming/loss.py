@@ -42,7 +42,7 @@ class Loss:
         self.given, self.module = loss, loss if isinstance(loss, nn.Module) else None
         if reduction is None:
             reduction = own if own in ("mean", "sum") else "mean"
-        if reduction not in ("mean", "sum"):
+        if not isinstance(reduction, str) or reduction not in ("mean", "sum"):
             raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
         self.reduction = reduction
 
@@ -139,6 +139,8 @@ def known_transform(transform: Any) -> Function | None:
     """torch.argmax and "argmax" mean: over the channels."""
     if transform is None:
         return None
+    if not callable(transform) and not isinstance(transform, str):
+        raise TypeError(f"transform: expected a function of the prediction or 'argmax', got {transform!r}")
     if transform in (torch.argmax, "argmax"):
         return lambda prediction: prediction.argmax(1)
     if transform in (torch.softmax, F.softmax, "softmax"):

@@ -59,6 +59,16 @@ class Pass:
         region = tuple((interval,) for interval in box)
         return needs(self.graph, dict.fromkeys(self.targets, region), self.known)
 
+    def region(self, index: int) -> Region:
+        """Of the targets on a tile."""
+        return tuple((interval,) for interval in self.tiles[index])
+
+    def unread(self, value: Value) -> bool:
+        """Whether a target's numbers stand on disk when it is differentiated, and its gradient needs none of them."""
+        bilinear = value.rule is not None and value.rule.bilinear
+        written = any(cut.value is value and cut.spilled for cut in self.cuts)
+        return bilinear and written and not any(user in plan for user in self.graph.users(value) for plan in self.plans)
+
     @cached_property
     def sources(self) -> list[Value]:
         """The fields it does read."""
@@ -112,6 +122,7 @@ def schedule(graph: Graph, tile: Sequence[int]) -> Schedule:
             fields = list(dict.fromkeys(op.reduces for op in ops))
             tiles = boxes(fields[0], graph, tile)  # type: ignore[arg-type]
             cuts = [_cut(graph, value, known, tiles) for value in fields]  # type: ignore[arg-type]
+            cuts += _carried(graph, cuts, known, tiles)
             result.passes.append(Pass(graph, level, cuts, ops, list(known), tiles))
             known += [cut.value for cut in cuts if cut.spilled]
     last = Cut(graph.output, False, "")
@@ -147,6 +158,33 @@ def _cut(graph: Graph, value: Value, known: Sequence[Value], tiles: Sequence[Box
     disk = (3 + 2 * value.trainable) * size / BYTES
     costs = f"{again:.3g} s to compute it twice more, {disk:.3g} s to write and read it and its gradient"
     return Cut(value, again > disk, costs)
+
+
+def _carried(graph: Graph, cuts: Sequence[Cut], known: Sequence[Value], tiles: Sequence[Box]) -> list[Cut]:
+    """What later passes read beside the cuts, as the sum before a residual block: written where a later pass would
+    take longer to compute it from what is known. Without that the last of k blocks would compute all k again."""
+    targets = [cut.value for cut in cuts]
+    region = tuple((interval,) for interval in tiles[len(tiles) // 2])
+    plan = needs(graph, dict.fromkeys(targets, region), known)
+    there = {*known, *(cut.value for cut in cuts if cut.spilled)}
+    result: list[Cut] = []
+    for value in graph:
+        if value not in plan or value in there or value in targets or value.extents != targets[0].extents:
+            continue
+        later = [user for user in graph.users(value) if user not in plan and user not in there and user.reduces is None]
+        if not later or not isinstance(value.node.meta["val"], torch.Tensor):
+            continue
+        between = needs(graph, {value: region}, there)
+        passes = 2 + 2 * value.trainable  # forward in two passes more; backward, twice the work, in one
+        again = passes * sum(flops(v, r) for v, r in between.items() if v not in there) / FLOPS
+        again += sum((2 + 2 * v.trainable) * nbytes(v, r) for v, r in between.items() if v in there) / BYTES
+        again *= len(tiles)
+        disk = (3 + 2 * value.trainable) * nbytes(value) / BYTES
+        if again > disk:
+            reason = f"{again:.3g} s to compute it again, {disk:.3g} s to write and read it and its gradient"
+            result.append(Cut(value, True, reason))
+            there.add(value)
+    return result
 
 
 def nbytes(value: Value, region: Region | None = None) -> int:

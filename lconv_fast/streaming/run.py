@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from torch import Tensor
 from lconv_fast.regions.intervals import Region
 from lconv_fast.regions.rules import Value
 from lconv_fast.streaming.arrays import Reader
+from lconv_fast.streaming.memory import give_back, kept_heap
 from lconv_fast.streaming.numbers import Numbers
 from lconv_fast.streaming.passes import Pass, Schedule
 from lconv_fast.streaming.store import Blocks, region_shape
@@ -23,7 +22,6 @@ from lconv_fast.streaming.sums import InOrder, merged
 from lconv_fast.streaming.tile import Piece
 from lconv_fast.streaming.transfer import Transfer
 
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 Report = Callable[[str, int], None]  # what is being done, and that so many tiles more are
 
 
@@ -44,15 +42,17 @@ class Run:
         backward: bool,
         seed: int,
         order: int | None,
+        memory: int,
         report: Report,
     ) -> None:
         self.schedule, self.graph, self.volume = schedule, schedule.graph, volume
         self.folder, self.backward, self.seed, self.order, self.report = folder, backward, seed, order, report
-        self.device = device
+        self.device, self.memory = device, memory  # memory: of a tile, by count
 
     def __enter__(self) -> Run:
         self._stack = ExitStack()
         try:
+            self._stack.enter_context(kept_heap())
             self.transfer = Transfer(self.device)
             self._stack.callback(self.transfer.close)
             self.fields: dict[Value, Blocks] = {}
@@ -85,7 +85,7 @@ class Run:
             for index, given in self.tiles(one, f"statistics {place + 1}/{len(self.schedule.passes) - 1}"):
                 with torch.no_grad():
                     piece = self.piece(one, index, given)
-                    fields = dict(zip(one.targets, piece.compute(one.targets), strict=True))
+                    fields = dict(zip(one.targets, piece.compute(one.targets, one.tiles[index]), strict=True))
                     for op, (queue, _) in totals.items():
                         queue.add(index, op.rule.reduction(op).part(fields[op.reduces]))  # type: ignore[union-attr,index]
                 for cut in one.cuts:
@@ -101,7 +101,7 @@ class Run:
         last = self.schedule.passes[-1]
         for index, given in self.tiles(last, "prediction", skip):
             with torch.no_grad():
-                (output,) = self.piece(last, index, given).compute(last.targets)
+                (output,) = self.piece(last, index, given).compute(last.targets, last.tiles[index])
             yield index, output
 
     # ---- backward ----
@@ -121,7 +121,7 @@ class Run:
             wanted = given.pop("target")
             piece = self.piece(last, index, given, gradients=True)
             with torch.enable_grad():
-                (output,) = piece.compute(last.targets)
+                (output,) = piece.compute(last.targets, last.tiles[index])
                 values, cotangent = loss(index, output, wanted)
             totals[0].add(index, values.detach().sum(dtype=torch.float64))
             self._pull(place, index, piece, given, [values], [cotangent], queue)
@@ -151,28 +151,33 @@ class Run:
         sums = [op for op in one.sums if op.trainable]
         cotangents = {op: self.numbers.cotangents(op) for op in sums}
 
+        unread = [value for value in targets if one.unread(value)]
+
         def load(index: int) -> dict[Any, Tensor]:
-            return {("cotangent", value): self._cotangent(one, value, index) for value in targets}
+            box = one.region(index)
+            cotangents = {("cotangent", value): self._cotangent(value, box) for value in targets}
+            return cotangents | {("values", value): self.fields[value].read(box) for value in unread}
 
         name = f"backward {len(self.schedule.passes) - 1 - place}/{len(self.schedule.passes) - 1}"
         for index, given in self.tiles(one, name, extra=load):
             gradients = [given.pop(("cotangent", value)) for value in targets]
-            piece = self.piece(one, index, given, gradients=True)
+            values = {value: given.pop(("values", value)) for value in unread}
+            piece = self.piece(one, index, given, gradients=True, unread=unread)
             with torch.enable_grad():
-                fields = piece.compute(targets)
+                fields = piece.compute(targets, one.tiles[index])
             with torch.no_grad():
                 for op in sums:
                     k = targets.index(op.reduces)  # type: ignore[arg-type]
                     reduction = op.rule.reduction(op)  # type: ignore[union-attr]
                     count, results = self.numbers.counts[op], self.numbers.results[op]
-                    gradients[k] += reduction.pull(fields[k].detach(), count, results, cotangents[op])
+                    x = values.get(targets[k], fields[k].detach())
+                    gradients[k] += reduction.pull(x, count, results, cotangents[op])
             self._pull(place, index, piece, given, fields, gradients, queue)
-            del fields, gradients, piece
+            del fields, gradients, piece, values
         self.transfer.wait()
 
-    def _cotangent(self, one: Pass, value: Value, index: int) -> Tensor:
-        """What later passes left for a field on a tile."""
-        region = tuple((interval,) for interval in one.tiles[index])
+    def _cotangent(self, value: Value, region: Region) -> Tensor:
+        """What later passes left for a field."""
         total = torch.zeros(region_shape(value, region), dtype=value.dtype)
         for (field, _), blocks in sorted(self.patches.items(), key=lambda item: item[0][1]):
             if field is value:
@@ -212,12 +217,19 @@ class Run:
 
     # ---- tiles ----
 
-    def piece(self, one: Pass, index: int, given: dict[Any, Tensor], gradients: bool = False) -> Piece:
+    def piece(
+        self,
+        one: Pass,
+        index: int,
+        given: dict[Any, Tensor],
+        gradients: bool = False,
+        unread: Collection[Value] = (),
+    ) -> Piece:
         if gradients:
             for value in given:
                 if value.trainable:
                     given[value].requires_grad_()
-        return Piece(self.graph, one.plans[index], given, self.numbers, self.seed)
+        return Piece(self.graph, one.plans[index], given, self.numbers, self.seed, unread)
 
     def tiles(
         self, one: Pass, name: str, skip: frozenset[int] = frozenset(), extra: Callable[..., Any] | None = None
@@ -235,19 +247,13 @@ class Run:
 
         for index, given in self.transfer.ahead(order, load):
             yield index, given
-            give_back()
+            give_back(self.memory)
             self.report(name, 1)
 
     def _read(self, value: Value, region: Region) -> Tensor:
         if value in self.fields:
             return self.fields[value].read(region)
         return read_region(self.volume, value, region)
-
-
-def give_back() -> None:
-    """Hands freed memory back to the system: glibc keeps what tiles of unequal size leave in its heap, and grows."""
-    if _trim is not None:
-        _trim(0)
 
 
 def read_region(volume: Reader, value: Value, region: Region) -> Tensor:

@@ -37,6 +37,8 @@ class Blocks:
 
     def __init__(self, value: Value, regions: Sequence[Region], folder: Path) -> None:
         self.value, self.regions = value, list(regions)
+        hulls = [[(s[0][0], s[-1][1]) if s else (0, 0) for s in region] for region in self.regions]
+        self._hulls = np.array(hulls, dtype=np.int64)  # (blocks, axes, 2)
         self.shapes = [region_shape(value, region) for region in self.regions]
         self.code = _CODES.get(value.dtype, value.dtype)
         self.numpy = torch.empty(0, dtype=self.code).numpy().dtype
@@ -63,7 +65,8 @@ class Blocks:
     def read(self, region: Region, add_to: Tensor | None = None) -> Tensor:
         """A region: what the blocks hold of it, or added to a tensor of its shape."""
         result = torch.zeros(region_shape(self.value, region), dtype=self.value.dtype) if add_to is None else add_to
-        for index, there in enumerate(self.regions):
+        for index in self._near(region):
+            there = self.regions[index]
             common = [_common(one, other) for one, other in zip(region, there, strict=True)]
             if not all(common):
                 continue
@@ -81,6 +84,14 @@ class Blocks:
                     target.add_(source) if add_to is not None else target.copy_(source)
                 del block, part, source, target
         return result
+
+    def _near(self, region: Region) -> list[int]:
+        """The blocks whose hull meets a region's."""
+        if not all(region):
+            return []
+        first = np.array([segments[0][0] for segments in region])
+        stop = np.array([segments[-1][1] for segments in region])
+        return np.flatnonzero(((self._hulls[..., 0] < stop) & (self._hulls[..., 1] > first)).all(1)).tolist()
 
     def _cut(self, tensor: Tensor, places: Sequence[Interval]) -> Tensor:
         for d, axis in enumerate(self.value.dims):

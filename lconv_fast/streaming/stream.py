@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lconv_fast.checks import extents
+from lconv_fast.checks import boolean, check_module, extents, is_integer
 from lconv_fast.regions.graph import Graph, trace
 from lconv_fast.regions.plan import float_type, plan_of
 from lconv_fast.streaming import loss as losses
 from lconv_fast.streaming.arrays import Reader, Writer, dtype_of
-from lconv_fast.streaming.budget import choose_tile, costs, disk_bytes, memory_bytes
+from lconv_fast.streaming.budget import choose_tile, costs, disk_bytes, memory_bytes, tile_memory
 from lconv_fast.streaming.explain import StreamExplanation
 from lconv_fast.streaming.passes import Schedule, schedule
 from lconv_fast.streaming.record import Record, fingerprint
@@ -58,11 +59,15 @@ def stream(
         TypeError, ValueError: before anything is computed; models that are not local, or cannot be traced, by the
             operator and the path of its module.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    check_module("model", model)
     if tile is None and memory is None:
         raise ValueError("stream: expected tile or memory, got neither")
-    sizes = None if tile is None else extents("tile", tile)
+    sizes = None if tile is None else extents("tile", tile, most=None)
+    if not (spill is None or isinstance(spill, (str, os.PathLike))):
+        raise TypeError(f"spill: expected a folder, got {spill!r}")
+    progress = None if progress is None else boolean("progress", progress)
+    if order is not None and not is_integer(order):
+        raise TypeError(f"order: expected None or an integer, got {order!r}")
     folder = Path(tempfile.gettempdir() if spill is None else spill)
     if not folder.is_dir():
         raise FileNotFoundError(f"spill: expected a folder, got {folder}")
@@ -165,7 +170,7 @@ class Streamed:
         Returns:
             out.
         """
-        change = losses.known_transform(transform)
+        change, resume = losses.known_transform(transform), boolean("resume", resume)
         plan, reader = self._prepare(volume, backward=False)
         lead, dtype = self._result(plan, change)
         space = plan.graph.output.shape[-plan.graph.ndim :]
@@ -205,7 +210,7 @@ class Streamed:
         volume: an array, or a shape (N, C, *spatial); by default four tiles along each axis.
         """
         given = getattr(volume, "shape", volume)
-        shape = self._example_shape() if given is None else extents("volume", tuple(given))
+        shape = self._example_shape() if given is None else extents("volume", given)
         shape = (1,) * (self._dims() - len(shape)) + tuple(shape)
         plan = self._plan(shape, float_type(self.model), True)
         whole = plan_of(plan.graph)
@@ -293,7 +298,15 @@ class Streamed:
         with (
             _bar(self.progress) as report,
             Run(
-                plan, reader, self.spill, self._device(), backward=backward, seed=seed, order=self.order, report=report
+                plan,
+                reader,
+                self.spill,
+                self._device(),
+                backward=backward,
+                seed=seed,
+                order=self.order,
+                memory=tile_memory(plan, backward),
+                report=report,
             ) as run,
         ):
             yield run

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from lconv_fast.regions.cut import cut
 from lconv_fast.regions.graph import Graph
@@ -17,20 +20,42 @@ from lconv_fast.regions.rules import Kind, Value
 from lconv_fast.streaming.numbers import Numbers
 
 
+class Unevaluated(TorchDispatchMode):
+    """Convolutions and L-convs return memory as it is, with their history: what their backward pass needs is their
+    operands. A tile's last operator need not run again where its result stands on disk."""
+
+    SKIPPED = frozenset({torch.ops.aten.convolution.default, torch.ops.lconv_fast.apply.default})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in self.SKIPPED:
+            return func(*args, **(kwargs or {}))
+        like = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs or {}))
+        made = func(*like[0], **like[1])
+        device = next(t.device for t in args if isinstance(t, Tensor))
+        return torch.empty_strided(made.shape, made.stride(), dtype=made.dtype, device=device)
+
+
 class Piece:
     """Computes values on regions; rules ask it for their operands (`regions.rules.base.Tile`)."""
 
     def __init__(
-        self, graph: Graph, regions: Mapping[Value, Region], known: Mapping[Value, Tensor], numbers: Numbers, seed: int
+        self,
+        graph: Graph,
+        regions: Mapping[Value, Region],
+        known: Mapping[Value, Tensor],
+        numbers: Numbers,
+        seed: int,
+        unread: Collection[Value] = (),  # results that are differentiated, but whose numbers nobody asks for
     ) -> None:
         self.graph, self.regions, self.numbers, self.seed = graph, regions, numbers, seed
         self.held: dict[Value, Any] = dict(known)
         self.known = frozenset(known)
+        self.unread = frozenset(unread)
         # What gradients are asked for: by value and part, the copy that the tile used.
         self.leaves: dict[tuple[Hashable, tuple[tuple[int, Interval], ...]], Tensor] = {}
 
-    def compute(self, targets: Collection[Value]) -> list[Any]:
-        """The targets on their regions."""
+    def compute(self, targets: Collection[Value], box: Box) -> list[Any]:
+        """The targets on a box."""
         # A known value is not computed, and what only it needs is not either.
         uses = Counter(o for v in self.regions if v not in self.known for o in v.fields if o in self.regions)
         for value in self.graph:
@@ -41,7 +66,7 @@ class Piece:
                 uses[operand] -= value.fields.count(operand)
                 if uses[operand] <= 0 and operand not in targets:
                     self.held.pop(operand, None)
-        return [self.held[target] for target in targets]
+        return [self.piece(target, box, ["zeros"] * len(box)) for target in targets]
 
     def _on_region(self, value: Value, region: Region) -> Any:
         return self._parts(value, region, ())
@@ -51,7 +76,8 @@ class Piece:
         # garbage collection.
         axis = len(box)
         if axis == len(region):
-            return value.rule.run(value, box, self)  # type: ignore[union-attr]
+            with Unevaluated() if value in self.unread else nullcontext():  # type: ignore[no-untyped-call]
+                return value.rule.run(value, box, self)  # type: ignore[union-attr]
         pieces = [self._parts(value, region, (*box, one)) for one in region[axis]]
         if len(pieces) == 1:
             return pieces[0]

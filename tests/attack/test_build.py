@@ -25,6 +25,7 @@ def copy_of_the_tree(folder: Path) -> Path:
     (tree / "lconv_fast").mkdir(parents=True)
     for name in (
         "setup.py",
+        "lconv_fast_command.py",
         "pyproject.toml",
         "README.md",
         "LICENSE",
@@ -63,4 +64,7 @@ def test_the_source_distribution_has_what_a_build_needs(tmp_path):
     with tarfile.open(archive) as file:
         names = {name.split("/", 1)[-1] for name in file.getnames()}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp")}
-    assert sources | {"CMakeLists.txt", "setup.py", "pyproject.toml", "bench/__init__.py"} <= names
+    assert (
+        sources | {"CMakeLists.txt", "setup.py", "pyproject.toml", "lconv_fast_command.py", "bench/__init__.py"}
+        <= names
+    )

@@ -1,7 +1,12 @@
 """`import lconv_fast` is silent, takes little beside `import torch`, and brings in nothing that can wait."""
 
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
+
+import pytest
 
 LATE = (
     "triton",
@@ -43,3 +48,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def test_flops_are_counted_where_the_counter_came_first():
     run(f"import torch; from torch.utils.flop_counter import FlopCounterMode; import lconv_fast\n{COUNT}")
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.1, 0.4, 1.0])
+def test_the_command_can_be_interrupted_while_it_imports(delay):
+    code = "import sys, lconv_fast_command as c; sys.argv[1:] = ['info']; print('on', flush=True); c.main()"
+    command = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout.readline() == "on\n"
+    time.sleep(delay)
+    command.send_signal(signal.SIGINT)
+    said = command.communicate(timeout=60)[1]
+    assert command.returncode == 130 or (command.returncode == 0 and delay == 1.0)  # it may be through by then
+    assert "Traceback" not in said and len(said.splitlines()) <= 1

@@ -26,8 +26,9 @@ ANY_SHAPE = {**ON_GRIDS, "dense": DENSE, "low rank": LOW_RANK, "graph": GRAPH}
 
 CASES = {
     **{f"bias {value!r}": (lambda v=value: lc.LConv2d(2, 2, bias=v), "bias: expected True or False, got")
-       for value in ("no", None, 2.5, torch.ones(2))},
+       for value in ("no", "", 2.5, [], torch.ones(2))},
     "bias of a graph's layer": (lambda: lc.LConvGraph(2, 2, GRAPH, bias="no"), "bias: expected True or False"),
+    "factorized None": (lambda: lc.LConv2d(2, 2, factorized=None), "factorized: expected True or False, got None"),
     "factorized": (lambda: lc.LConv2d(2, 2, factorized="no"), "factorized: expected True or False, got 'no'"),
     **{f"learnable of {name}": (lambda n=name: lc.LConv2d(2, 2, n, learnable="no"), "learnable: expected True or False")
        for name in ("se", "laplacian", "unit_laplacian")},
@@ -111,6 +112,18 @@ def test_message(case):
         call()
     where = traceback.extract_tb(caught.value.__traceback__)[-1]
     assert "lconv_fast" in where.filename and "raise" in (where.line or "raise")
+
+
+@pytest.mark.parametrize("bias", [0, 1, None, 2, np.bool_(True), np.int64(0), False, True], ids=repr)
+def test_a_bias_is_given_as_to_nn_conv(bias):
+    expected = torch.nn.Conv2d(2, 3, 1, bias=bias).bias is not None
+    for layer in (
+        lc.LConv2d(2, 3, bias=bias),
+        lc.LConvGraph(2, 3, GRAPH, bias=bias),
+        lc.DerivativeLConv(2, 3, SE, bias=bias),
+        lc.nets.SeparableLConv(2, 3, SE, bias=bias),
+    ):
+        assert (layer.bias is not None) == expected
 
 
 def test_integers_of_other_libraries_are_integers():

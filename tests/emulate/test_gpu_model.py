@@ -94,11 +94,12 @@ def test_a_tenth_is_a_regression():
     assert regressions(before, slightly) == []
 
 
-@pytest.mark.full
 @pytest.mark.skipif(bool(triton_missing()), reason=triton_missing() or "installed")
-def test_no_layer_is_predicted_slower_than_before():
+@pytest.mark.parametrize("only", ["2D C=64 n_L=3", pytest.param("", marks=pytest.mark.full)])
+def test_no_layer_is_predicted_slower_than_before(only):
+    """A tenth is a failure. Forward, transposed, gram and both gradients of one layer; or all layers."""
     figures = ROOT / "tools" / "gpu_model" / "figures.json"
-    process = python("-m", "tools.gpu_model", "--compare", figures)
+    process = python("-m", "tools.gpu_model", "--compare", figures, "--only", only)
     output = process.communicate()[0]
     assert process.returncode == 0, output
     if "skipped" in output:

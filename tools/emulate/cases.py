@@ -49,6 +49,8 @@ class Case:
     shifted: bool = False  # one number off in memory: not aligned for wide loads
     sliced: bool = False  # a part of the channels of a wider tensor
     tf32: bool = False
+    activation: str | None = None
+    residual: bool = False
 
     def __str__(self) -> str:
         words = [
@@ -64,7 +66,8 @@ class Case:
         words += [f"groups {self.groups}"] if self.groups > 1 else []
         words += [] if self.last else ["contiguous"]
         words += [f"batch {self.batch}"] if self.batch != 2 else []
-        words += [name for name in ("shifted", "sliced", "tf32") if getattr(self, name)]
+        words += [name for name in ("shifted", "sliced", "tf32", "residual") if getattr(self, name)]
+        words += [self.activation] if self.activation else []
         return " ".join(words)
 
     def _laid_out(self, t: Tensor) -> Tensor:
@@ -100,9 +103,14 @@ class Case:
         b = rounded(self.outs * self.groups).requires_grad_()
         out = [(n - 1) // self.stride + 1 for n in self.size]
         u = self._laid_out(rounded(self.batch, self.outs * self.groups, *out))
+        extra = {"stride": self.stride, "groups": self.groups, "activation": self.activation}
+        inputs = [x, w, b, *generators.parameters()]
+        if self.residual:
+            extra["residual"] = self._laid_out(rounded(*u.shape)).requires_grad_()
+            inputs.append(extra["residual"])
         with on_gpu() if emulated else contextlib.nullcontext():
-            y = lc.functional.lconv(x, w, generators, b, stride=self.stride, groups=self.groups)
-            gradients = torch.autograd.grad(y, [x, w, b, *generators.parameters()], u)
+            y = lc.functional.lconv(x, w, generators, b, **extra)
+            gradients = torch.autograd.grad(y, inputs, u)
         return [y.detach(), *gradients]
 
     def errors(self) -> list[tuple[float, float]]:
@@ -140,6 +148,8 @@ REPRESENTATIVE = [
     Case("affine", (4, 5, 3), F64, 4, 3, stride=2, groups=2, last=False),
     Case("stencil", (4, 5, 3), F32, 5, 7, mode="replicate"),
     Case("field", (5, 6), F32, 5, 7, mode="reflect", tf32=True),
+    Case("affine", (3, 70), BF16, 64, 64, 3, batch=1, activation="silu", residual=True),
+    Case("field", (3, 40), F16, 32, 32, batch=1, activation="gelu"),
 ]
 
 
@@ -167,6 +177,8 @@ def _marching() -> Iterator[Case]:
     ):
         size = large[ndim] if ins < 256 else (3, 70)
         yield Case(kind, size, dtype, ins, outs, count, mode, groups=groups, batch=1)
+    for kind in ("affine", "field"):  # a circle of one line
+        yield Case(kind, (1, 40), BF16, 32, 32, 2, "circular", batch=1)
 
 
 def _everything() -> Iterator[Case]:

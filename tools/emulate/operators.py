@@ -1,7 +1,8 @@
 """The one place that knows how the library's GPU operators are reached: CPU tensors, the CUDA registrations.
 
 Within `on_gpu` every call of ``torch.ops.lconv_fast.*`` goes to what the library registered for CUDA, which PyTorch's
-dispatcher is asked for: no file or function of lconv_fast/ops/gpu is named. Autograd stands above.
+dispatcher is asked for: no file or function of lconv_fast/ops/gpu is named. Autograd stands above. Epilogues are told
+that their tensors are on a GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+import lconv_fast.form.fused as fused
 
 _NAMESPACE = "lconv_fast"
 _CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
@@ -29,11 +32,13 @@ class _OnCuda(TorchDispatchMode):
 def on_gpu() -> Iterator[None]:
     """Results are poisoned before kernels write to them: what is left out shows as NaN."""
     before = torch.are_deterministic_algorithms_enabled()
+    on_gpu_before, fused.on_gpu = fused.on_gpu, lambda input: True
     torch.use_deterministic_algorithms(True)  # new tensors are filled with NaN
     try:
         with _OnCuda():
             yield
     finally:
+        fused.on_gpu = on_gpu_before
         torch.use_deterministic_algorithms(before)
 
 

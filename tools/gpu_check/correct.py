@@ -13,7 +13,7 @@ from torch import Tensor
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 4e-4, torch.bfloat16: 3e-3}
 
 
-def layer_gradients(problem, dtype, device, size, stride, groups, last, ins, outs) -> list[Tensor]:
+def layer_gradients(problem, dtype, device, size, stride, groups, last, ins, outs, activation) -> list[Tensor]:
     """The layer's output and all its gradients, from the same numbers on every device and in every type."""
     import lconv_fast as lc
 
@@ -35,7 +35,11 @@ def layer_gradients(problem, dtype, device, size, stride, groups, last, ins, out
     if last:
         x, u = (t.movedim(1, -1).contiguous().movedim(-1, 1) for t in (x, u))
     leaves = [t.requires_grad_() for t in (x, w, b)] + list(generators.parameters())
-    y = lc.functional.lconv(x, w, generators, b, stride=stride, groups=groups)
+    extra = {}
+    if activation is not None:
+        extra = {"activation": activation, "residual": torch.empty_like(u).copy_(u.flip(0)).requires_grad_()}
+        leaves.append(extra["residual"])
+    y = lc.functional.lconv(x, w, generators, b, stride=stride, groups=groups, **extra)
     return [y.detach(), *torch.autograd.grad(y, leaves, u)]
 
 
@@ -55,9 +59,11 @@ class Check:
     groups: int = 1
     last: bool = True
     larger: bool = False  # several tiles of columns and strips of rows
+    activation: str | None = None  # and a residual with it
 
     def __str__(self) -> str:
         dtype, larger = str(self.dtype).removeprefix("torch."), " larger" if self.larger else ""
+        larger += f" {self.activation}" if self.activation else ""
         return (
             f"{self.kind} {self.ndim}D {self.mode} order {self.accuracy} n_L={self.count} C={self.ins}>{self.outs} "
             f"{dtype} stride {self.stride} groups {self.groups}{larger}"
@@ -73,7 +79,7 @@ class Check:
 
         torch.set_num_threads(1)
         problem = (Larger if self.larger else Problem)(self.kind, self.ndim, self.mode, self.accuracy, self.count)
-        arguments = (problem.grid, self.stride, self.groups, self.last, self.ins, self.outs)
+        arguments = (problem.grid, self.stride, self.groups, self.last, self.ins, self.outs, self.activation)
         found = layer_gradients(problem, self.dtype, "cuda", *arguments)
         if only_compile:
             return {}
@@ -111,6 +117,9 @@ def checks() -> Iterator[Check]:
         ("field", 3, "circular", 6, bfloat16, 64, 64, 1),
     ):
         yield Check(kind, ndim, mode, 2, count, dtype, ins, outs, groups=groups, larger=True)
+    # ReLU's gradient jumps where rounding decides.
+    for activation, dtype, channels in (("silu", bfloat16, 64), ("gelu", float16, 32)):
+        yield Check("affine", 2, "zeros", 2, 3, dtype, channels, channels, larger=True, activation=activation)
     rest = []
     for problem in problems():
         for dtype in TOLERANCE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from lconv_fast.checks import choice
 from lconv_fast.discovery.problem import Problem
 from lconv_fast.discovery.result import Found
 from lconv_fast.discovery.routes.dense import by_regression
@@ -42,10 +43,8 @@ ROUTES = ("auto", *dict.fromkeys(route for _, route in TABLE))
 
 def chosen_route(kind: str, route: str) -> Route:
     """The row of TABLE; raises ValueError, with the names that there are, where there is none."""
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    if route not in ROUTES:
-        raise ValueError(f"route: expected one of {', '.join(ROUTES)}, got {route!r}")
+    choice("kind", kind, KINDS)
+    choice("route", route, ROUTES)
     if route == "auto":
         return next(row for (own, _), row in TABLE.items() if own == kind)
     if (kind, route) not in TABLE:

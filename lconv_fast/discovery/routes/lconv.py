@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lconv_fast.checks import check_tensor, positive_int
+from lconv_fast.checks import check_float, check_tensor, positive_int
 from lconv_fast.discovery.problem import EXPLAINED, Problem
 from lconv_fast.discovery.result import Found
 from lconv_fast.generators import AffineGenerators, FieldGenerators, Generators, StencilGenerators
@@ -30,7 +30,7 @@ def recursive_lconv(x: Tensor, t: Tensor, generators: Generators, recursions: in
     while order 4 keeps all waves bounded as long as a factor moves no point by more than 1.5 pixels.
     """
     recursions, order = positive_int("recursions", recursions), positive_int("order", order)
-    check_tensor("x", x)
+    check_float("x", x, (3, 4, 5), "(N, C, *spatial) with 1 to 3 axes")
     if not isinstance(generators, Generators):
         raise TypeError(f"generators: expected a Generators object, got {type(generators).__name__}")
     check_tensor("t", t)

@@ -29,6 +29,11 @@ def _apply(*arguments: Any) -> Tensor:
     return operators().apply(*arguments)
 
 
+@torch.library.impl("lconv_fast::finished", "CUDA")
+def _finished(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return operators().finished(*arguments)
+
+
 @torch.library.impl("lconv_fast::gram", "CUDA")
 def _gram(*arguments: Any) -> Tensor:
     return operators().gram(*arguments)

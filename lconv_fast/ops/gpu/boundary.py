@@ -39,9 +39,8 @@ def showing(at, size, padding: tl.constexpr):
 
 @triton.jit
 def beside(i, size, padding: tl.constexpr):
-    """Of modes that invert, both rules for an index that is at most one step outside, without a division."""
-    inside = (i >= 0) & (i < size)
+    """Of modes that invert, both rules without a division, for an index that is at most one step outside (two, if what
+    is there is never needed)."""
     if padding == CIRCULAR:
         i = tl.where(i < 0, i + size, tl.where(i >= size, i - size, i))
-        inside = i >= 0
-    return i, inside
+    return i, (i >= 0) & (i < size)

@@ -31,8 +31,15 @@ class Layout(NamedTuple):
         return Layout(t.shape, t.stride(), t.dtype, t.data_ptr() % 16 == 0, is_channels_last(t))
 
 
+class Epilogue(NamedTuple):
+    """What follows the layer in its own pass."""
+
+    activation: str | None
+    keep: bool  # whether what the activation is given is written, too
+
+
 class Call(NamedTuple):
-    operator: str  # forward, transposed, gram, correlate or backward
+    operator: str  # forward, transposed, gram, correlate, backward, or finished: forward with an epilogue
     geometry: Geometry
     generators: int  # n_L
     identity: bool  # whether f itself takes part
@@ -42,6 +49,8 @@ class Call(NamedTuple):
     partner: Layout | None = None  # the other one, if it is an argument
     coefficients: Layout | None = None
     bias: bool = False
+    epilogue: Epilogue | None = None
+    residual: Layout | None = None
     precision: str = "ieee"  # of products of float32: ieee or tf32
     card: Card = None  # type: ignore[assignment]
     table: Table = None  # type: ignore[assignment]
@@ -70,7 +79,7 @@ class Call(NamedTuple):
         g = self.geometry
         spans = [math.prod(g.array), math.prod(g.out) * max(self.ins, self.outs) * g.groups]
         spans.append(math.prod(g.array) * self.ins * g.groups)
-        for layout in (self.source, self.partner):
+        for layout in (self.source, self.partner, self.residual):
             if layout is not None:
                 spans.append(sum((n - 1) * abs(s) for n, s in zip(layout.shape[1:], layout.strides[1:], strict=True)))
         if self.coefficients is not None:  # those of one generator and component

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lconv_fast.epilogue import finish_and_keep
 from lconv_fast.ops.geometry import Geometry, accumulate_type, empty_like_format, require
 from lconv_fast.ops.gpu import checks
-from lconv_fast.ops.gpu.call import Call, Layout
+from lconv_fast.ops.gpu.call import Call, Epilogue, Layout
 from lconv_fast.ops.gpu.card import Card, card_of
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.march import apply as march_apply
@@ -52,6 +53,30 @@ def _both(call: Call) -> Both:
     return Both(_first(transposed), _first(gram))
 
 
+class Composed(NamedTuple):
+    """finished as its parts."""
+
+    call: Call
+    forward: Any
+
+    def run(
+        self,
+        coordinates: Coordinates,
+        input: Tensor,
+        weight: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        assert self.call.epilogue is not None
+        output = self.forward.run(coordinates, input, weight, v, bias)
+        return finish_and_keep(output, residual, *self.call.epilogue)
+
+
+def _composed(call: Call) -> Composed:
+    return Composed(call, _first(call._replace(operator="forward", epilogue=None, residual=None)))
+
+
 class Zeros(NamedTuple):
     """Without points or channels to sum over, or to fill, the result is zero, or nothing."""
 
@@ -81,6 +106,7 @@ def _zeros(call: Call) -> Zeros | str:
 ZEROS = Way("zeros", _zeros)
 WAYS: dict[str, tuple[Way, ...]] = {
     "forward": (ZEROS, Way("march", march_apply.plan), Way("tile", tile_apply.plan)),
+    "finished": (Way("march", march_apply.finished_plan), Way("forward, then its epilogue", _composed)),
     "transposed": (ZEROS, Way("march", march_apply.plan), Way("tile", tile_apply.plan)),
     "gram": (ZEROS, Way("march", march_gram.plan), Way("tile", tile_gram.plan)),
     "correlate": (ZEROS, Way("march", march_gram.correlate_plan), Way("tile", tile_correlate.plan)),
@@ -185,6 +211,26 @@ class Operators:
         coordinates, plan = self._planned(operator, geometry, identity, tensors, _apply_call)
         return plan.run(coordinates, *tensors)
 
+    def finished(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        coefficients: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        keep: bool,
+        *arguments: Any,
+    ) -> tuple[Tensor, Tensor]:
+        *geometry, identity = arguments
+        if bias is not None:
+            bias = bias.contiguous()
+        tensors = (input, weight, coefficients, bias, residual)
+        coordinates, plan = self._planned(
+            "finished", geometry, identity, tensors, _finished_call, Epilogue(activation, keep)
+        )
+        return plan.run(coordinates, *tensors)
+
     def gram(self, input: Tensor, cotangent: Tensor, coefficients: Tensor, *arguments: Any) -> Tensor:
         *geometry, identity = arguments
         tensors = (input, cotangent, coefficients)
@@ -211,6 +257,7 @@ class Operators:
         identity: bool,
         tensors: Sequence[Any],
         call_of: Callable[..., Call],
+        epilogue: Epilogue | None = None,
     ) -> tuple[Coordinates, Any]:
         frozen: tuple[Any, ...] = tuple([tuple(a) if isinstance(a, list) else a for a in arguments])
         about = tuple([None if t is None else _about(t) for t in tensors])
@@ -220,7 +267,7 @@ class Operators:
             g = Geometry(*frozen)
             g.check()
             coordinates = _keep(self._coordinates, frozen, Coordinates.of(g))
-        key = (operator, frozen[:7], frozen[10:], identity, about, data.device, _precision(data.dtype))
+        key = (operator, epilogue, frozen[:7], frozen[10:], identity, about, data.device, _precision(data.dtype))
         plan = self._plans.get(key)
         if plan is None:
             if data.device not in self._machines:
@@ -229,6 +276,7 @@ class Operators:
             card, table = self._machines[data.device]
             call = call_of(operator, Geometry(*frozen), *tensors)._replace(
                 identity=bool(identity),
+                epilogue=epilogue,
                 precision=_precision(data.dtype),
                 card=card,
                 table=table,
@@ -276,6 +324,24 @@ def _apply_call(
         require(tuple(bias.shape) == (made,), "the shape of bias does not fit the other arguments")
     v = Layout.of(coefficients)
     return Call(operator, g, generators, True, ins, outs, Layout.of(input), None, v, bias is not None)
+
+
+def _finished_call(
+    operator: str,
+    g: Geometry,
+    input: Tensor,
+    weight: Tensor,
+    coefficients: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+) -> Call:
+    call = _apply_call(operator, g, input, weight, coefficients, bias)
+    if residual is None:
+        return call
+    checks.check_tensors(input, {"residual": residual}, {})
+    checks.check_data(residual, call.outs * g.groups, g.out, "residual")
+    require(residual.shape[0] == input.shape[0], "input and residual differ in batch")
+    return call._replace(residual=Layout.of(residual))
 
 
 def _gram_call(operator: str, g: Geometry, input: Tensor, cotangent: Tensor, coefficients: Tensor) -> Call:

@@ -110,10 +110,10 @@ def width_of(blocks: int) -> int:
 
 # By (axes, blocks of 32 channels of the cotangent), for up to `outs` channels of the features.
 BACKWARD_MARCHES: dict[tuple[int, int], March] = {
-    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 5, 6), (0, 1, 1)),
-    (2, 2): March(128, 64, 8, 32, (0, 2, 3), (0, 2, 3), (0, 0, 1)),
-    (3, 1): March(64, 64, 4, 32, (4, 3, 4), (4, 3, 4), (0, 0, 1)),
-    (3, 2): March(128, 64, 8, 32, (0, 1, 3), (0, 1, 3), (0, 0, 1)),
+    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 5, 6), (0, 1, 1), 2, 0),
+    (2, 2): March(128, 64, 8, 32, (0, 2, 3), (0, 2, 3), (0, 0, 1), 2, 0),
+    (3, 1): March(64, 64, 4, 32, (4, 3, 4), (4, 3, 4), (0, 0, 1), 2, 0),
+    (3, 2): March(128, 64, 8, 32, (0, 1, 3), (0, 1, 3), (0, 0, 1), 2, 0),
 }
 
 
@@ -126,6 +126,9 @@ class GramMarch(NamedTuple):
     most_affine: Limits
     most_fields: Limits
     most_basis: Limits
+    # So many affine generators and more are summed in the basis by the kernel for two axes; 0: never.
+    least_moments: Limits = (0, 0, 0)
+    ahead: bool = False  # whether lines are loaded a step before they are needed
 
     @property
     def places(self) -> int:
@@ -135,7 +138,7 @@ class GramMarch(NamedTuple):
 
 # By (axes, more than 64 channels of the cotangent).
 GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
-    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 4, 7), (4, 7, 7)),
+    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 4, 7), (4, 7, 7), (2, 2, 2)),
     (2, True): GramMarch(128, 128, 8, 32, (0, 4, 4), (0, 4, 7), (0, 7, 7)),
     (3, False): GramMarch(64, 64, 4, 32, (3, 4, 5), (3, 4, 7), (4, 7, 7)),
     (3, True): GramMarch(128, 128, 8, 32, (0, 0, 5), (0, 0, 7), (0, 7, 7)),

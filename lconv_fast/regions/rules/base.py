@@ -141,6 +141,7 @@ class Rule:
         """The output on a box."""
         return operand_call(op, box, tile)
 
+    bilinear = False  # in operands and parameters: gradients need those, and not the result
     fill = 0.0  # what stands outside an operand with boundary 'zeros'
 
     def operand(self, op: Value, operand: Value, box: Box, tile: Tile) -> Tensor:

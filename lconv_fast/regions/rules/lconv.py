@@ -18,6 +18,8 @@ from lconv_fast.regions.rules.base import Dims, NotLocal, Rule, Tile, Value, by_
 class LConv(Rule):
     """y(x) = sum of v(x) f(x + tap) W; of the transpose, y(x) = sum of v(x - tap) f(x - tap) W."""
 
+    bilinear = True
+
     def geometry(self, op: Value) -> Geometry:
         return Geometry(*(op[name] for name in Geometry._fields))
 

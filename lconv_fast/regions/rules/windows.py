@@ -31,6 +31,8 @@ class Windowed(Rule):
 class Conv(Windowed):
     """y(o) = sum_k w(k) x(stride o + dilation k - padding); outside there are zeros."""
 
+    bilinear = True
+
     def maps(self, op: Value, operand: Value) -> tuple[AxisMap, ...]:
         n = len(operand.places)
         if len(op.fields) != 1 or operand.node is not op.node.args[0]:
@@ -95,6 +97,7 @@ class ConvTransposed(Conv):
 class Convolution(Rule):
     """aten.convolution, of either kind."""
 
+    bilinear = True
     kinds: dict[bool, Conv] = {False: Conv(), True: ConvTransposed()}  # noqa: RUF012 - a table
 
     def dims(self, op: Value) -> Dims:

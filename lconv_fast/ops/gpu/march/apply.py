@@ -7,8 +7,9 @@ memory, where all of W lies.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,24 +18,27 @@ from lconv_fast.ops.geometry import empty_like_format
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type, coordinate
 from lconv_fast.ops.gpu.launch import Launch
-from lconv_fast.ops.gpu.march.basis import basis_size, basis_weight, in_basis, mixing
+from lconv_fast.ops.gpu.march.activations import CODES, activated
+from lconv_fast.ops.gpu.march.basis import basis_size, in_basis
 from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, keep_behind, line_ends, line_of, row_tiles
+from lconv_fast.ops.gpu.march.mixing import Mixture
 from lconv_fast.ops.gpu.march.registers import (
     BLOCK,
-    CHANNELS,
     PAIRS,
     all_beside,
     channel_order,
     halves,
+    in_blocks,
+    load_blocks,
     pair_difference,
     permuted,
     point_order,
     stacks_of,
+    store_blocks,
     store_line,
-    weight_rows,
-    weight_stack,
 )
 from lconv_fast.ops.gpu.march.way import filled, steps_of
+from lconv_fast.ops.gpu.march.weights import difference_weight, own_weight, weight_stack
 from lconv_fast.ops.gpu.tables import March, width_of
 from lconv_fast.ops.gpu.tile.points import base_of
 from lconv_fast.ops.gpu.views import (
@@ -57,8 +61,7 @@ class Plan(NamedTuple):
     call: Call
     entry: March
     launch: Launch
-    stencil: Stencil
-    in_basis: bool
+    mixture: Mixture | None  # in the affine basis
     box: Box
     x_tiles: int
     blocks: int
@@ -71,20 +74,31 @@ class Plan(NamedTuple):
         return strips_of(lines, others, places * call.card.multiprocessors, self.entry.least_lines)
 
     def run(
-        self, coordinates: Coordinates, input: Tensor, weight: Tensor, coefficients: Tensor, bias: Tensor | None
-    ) -> Tensor:
+        self,
+        coordinates: Coordinates,
+        input: Tensor,
+        weight: Tensor,
+        coefficients: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None = None,
+    ) -> Any:
+        """The result; of a call with an epilogue, and what the activation was given, empty if that is not kept."""
         call = self.call
         g, device = call.geometry, input.device
         outs = call.ins if call.transposed else call.outs
         output = empty_like_format(input, outs * g.groups, g.spatial)
-        if self.in_basis:
-            weight = basis_weight(weight, mixing(coefficients, self.stencil.steps, call.transposed))
+        kept = torch.empty_like(output) if call.epilogue and call.epilogue.keep else None
+        v = coefficients_view(coefficients, g.kind, coordinates)
+        if self.mixture:
+            weight = self.mixture.weight(weight, v)
         before = (
             pairs_view(input),
             weight_view(weight, g.groups, call.transposed),
-            coefficients_view(coefficients, g.kind, coordinates),
+            v,
             bias,
             data_view(output),
+            None if residual is None else data_view(residual),
+            None if kept is None else data_view(kept),
             self.box,
             g.groups,
             outs,
@@ -94,7 +108,9 @@ class Plan(NamedTuple):
         places = self.launch.places(call.card, device, (*before, 1, 1))
         strips = self.strips(places or self.entry.places)
         self.launch(strips.programs, device, *before, strips.number, strips.lines)
-        return output
+        if call.epilogue is None:
+            return output
+        return output, input.new_empty(0) if kept is None else kept
 
 
 def plan(call: Call) -> Plan | str:
@@ -129,6 +145,9 @@ def plan(call: Call) -> Plan | str:
         entry.warps,
         stencil=stencil,
         has_bias=call.bias,
+        has_residual=call.residual is not None,
+        keep=bool(call.epilogue and call.epilogue.keep),
+        activation=CODES[call.epilogue.activation if call.epilogue else None],
         held=entry.held,
         ahead=min(entry.ahead, ins // BLOCK),
         apart=entry.apart,
@@ -138,40 +157,22 @@ def plan(call: Call) -> Plan | str:
         BM=entry.points,
         BN=bn,
     )
-    return Plan(call, entry, launch, stencil, basis, box_of(g), cdiv(g.spatial[-1], entry.points), cdiv(outs, bn))
+    mixture = Mixture.of(call, steps, call.transposed) if basis else None
+    return Plan(call, entry, launch, mixture, box_of(g), cdiv(g.spatial[-1], entry.points), cdiv(outs, bn))
+
+
+def finished_plan(call: Call) -> Plan | str:
+    if not (call.batch and call.outs):
+        return "there is nothing to compute"
+    if call.residual is not None and call.residual.strides[1] != 1:
+        return "the residual is not channels-last"
+    return plan(call)
 
 
 @triton.constexpr_function
 def coordinates_after(stencil):
     """Whether products are with differences, and coordinates multiply their sums."""
     return stencil.kind == AFFINE_BASIS.value and not stencil.transposed
-
-
-@triton.jit
-def difference_weight(
-    weight,
-    group,
-    block: tl.constexpr,
-    first: tl.constexpr,
-    size: tl.constexpr,
-    b: tl.constexpr,
-    blocks: tl.constexpr,
-    stencil: tl.constexpr,
-    o,
-    outs,
-):
-    """W_ab for a stack of permuted tiles D_a f, all axes of block `block`, then of the next, from tile `first` on."""
-    n: tl.constexpr = stencil.ndim
-    tile = first + tl.arange(0, CHANNELS * size) // CHANNELS
-    c = (block + tile // n) * CHANNELS + channel_order(CHANNELS * size) % CHANNELS
-    return weight_rows(weight, group, 1 + tile % n * (n + 1) + b, c, tile < n * blocks, o, outs)
-
-
-@triton.jit
-def own_weight(weight, group, block: tl.constexpr, blocks: tl.constexpr, o, outs):
-    """W^0 for `blocks` blocks of channels."""
-    c = block * CHANNELS + channel_order(CHANNELS * blocks)
-    return weight_rows(weight, group, c * 0, c, c >= 0, o, outs)
 
 
 @triton.jit
@@ -189,6 +190,8 @@ def march_apply_kernel(
     v,
     bias,
     target,
+    residual,  # as the target; or None
+    kept,  # for what the activation is given, as the target; or None
     box,
     groups,
     outs,
@@ -198,6 +201,9 @@ def march_apply_kernel(
     strip_lines,
     stencil: tl.constexpr,
     has_bias: tl.constexpr,
+    has_residual: tl.constexpr,
+    keep: tl.constexpr,
+    activation: tl.constexpr,
     held: tl.constexpr,  # of the lines y - 1 and y in registers; others are read again, from the first-level cache
     ahead: tl.constexpr,  # how many blocks of channels are loaded before they are needed
     apart: tl.constexpr,  # whether the loads of a block wait for the products of the one before
@@ -274,6 +280,10 @@ def march_apply_kernel(
     if has_bias and not apart:
         start += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
     place = base_of(target, batch, group, outs)
+    if has_residual:
+        residual_place = base_of(residual, batch, group, outs)
+    if keep:
+        kept_place = base_of(kept, batch, group, outs)
 
     top = as_type(strip, index) * strip_lines
     bottom = tl.minimum(top + strip_lines, box.out[1])
@@ -290,6 +300,8 @@ def march_apply_kernel(
     for step in range(0, (bottom - top).to(tl.int32)):
         y = top + step
         total = start
+        if has_residual:
+            added = load_blocks(residual_place, y, columns, residual, block * BN, outs, BN)
         sums = ()
         if post:
             for _ in tl.static_range(n):
@@ -333,7 +345,21 @@ def march_apply_kernel(
                 total += (factor[:, None] if b == n - 1 else factor) * sums[b]
         if has_bias and apart:
             total += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
-        store_line(total, place, y, columns, target, block * BN, outs, warps)
+        if has_residual or activation != 0:
+            results = in_blocks(total, warps)
+            if has_residual:
+                more = ()
+                for k in tl.static_range(len(results)):
+                    more = more + (results[k] + added[k].to(tl.float32),)
+                results = more
+            if keep:
+                store_blocks(results, kept_place, y, columns, kept, block * BN, outs)
+            more = ()
+            for k in tl.static_range(len(results)):
+                more = more + (activated(results[k], activation),)
+            store_blocks(more, place, y, columns, target, block * BN, outs)
+        else:
+            store_line(total, place, y, columns, target, block * BN, outs, warps)
         if held == 2:
             before = here
         if held > 0:

@@ -18,8 +18,9 @@ from lconv_fast.ops.geometry import empty_like_format
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type
 from lconv_fast.ops.gpu.launch import Launch
-from lconv_fast.ops.gpu.march.basis import basis_weight, in_basis, mixing, weight_gradient
-from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, line_of, row_tiles
+from lconv_fast.ops.gpu.march.basis import in_basis, with_own
+from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, line_of, line_of_partner, row_tiles
+from lconv_fast.ops.gpu.march.mixing import Mixture
 from lconv_fast.ops.gpu.march.registers import (
     BLOCK,
     CHANNELS,
@@ -29,9 +30,9 @@ from lconv_fast.ops.gpu.march.registers import (
     permuted,
     stacks_of,
     store_line,
-    weight_stack,
 )
 from lconv_fast.ops.gpu.march.way import filled, steps_of
+from lconv_fast.ops.gpu.march.weights import weight_stack
 from lconv_fast.ops.gpu.tables import March
 from lconv_fast.ops.gpu.tile.points import base_of
 from lconv_fast.ops.gpu.views import (
@@ -54,7 +55,7 @@ class Plan(NamedTuple):
     entry: March
     launch: Launch
     stencil: Stencil
-    in_basis: bool
+    mixture: Mixture | None  # in the affine basis
     box: Box
     x_tiles: int
     others: int  # columns of all planes and examples
@@ -72,15 +73,16 @@ class Plan(NamedTuple):
     ) -> tuple[Tensor, Tensor]:
         call, stencil, device = self.call, self.stencil, input.device
         g = call.geometry
-        mixed = mixing(coefficients, stencil.steps, True) if self.in_basis else None
-        if mixed is not None:
-            weight = basis_weight(weight, mixed)
+        v = coefficients_view(coefficients, g.kind, coordinates)
+        count = weight.shape[0] - 1
+        if self.mixture:
+            weight = self.mixture.weight(weight, v)
         output = empty_like_format(cotangent, call.ins * g.groups, g.spatial)
         before = (
             pairs_view(cotangent),
             data_view(input),
             weight_view(weight, g.groups, True),
-            coefficients_view(coefficients, g.kind, coordinates),
+            v,
             data_view(output),
         )
         after = (self.box, g.groups, call.ins, self.x_tiles)
@@ -90,7 +92,9 @@ class Plan(NamedTuple):
         shape = (self.others * strips.number, stencil.generators + stencil.identity, call.outs * g.groups, call.ins)
         sums = input.new_empty(shape, dtype=torch.float32)
         self.launch(strips.programs, device, *before, sums, *after, strips.number, strips.lines)
-        return output, weight_gradient(g, sums.sum(0), mixed, bool(stencil.identity)).to(input.dtype)
+        if self.mixture:
+            return output, self.mixture.gradient(sums, v, count, input.dtype)
+        return output, with_own(sums.sum(0), stencil.identity).to(input.dtype)
 
 
 def plan(call: Call) -> Plan | str:
@@ -131,13 +135,15 @@ def plan(call: Call) -> Plan | str:
         march_backward_kernel,
         entry.warps,
         stencil=stencil,
+        ahead=min(entry.ahead, call.outs // BLOCK),
         index=call.index,
         channel_blocks=call.outs // BLOCK,
         warps=entry.warps,
         BM=entry.points,
         BN=bn,
     )
-    return Plan(call, entry, launch, stencil, basis, box_of(g), x_tiles, others, most_strips)
+    mixture = Mixture.of(call, steps, True) if basis else None
+    return Plan(call, entry, launch, stencil, mixture, box_of(g), x_tiles, others, most_strips)
 
 
 @triton.jit(do_not_specialize=["strips", "strip_lines"])
@@ -155,6 +161,7 @@ def march_backward_kernel(
     strips,
     strip_lines,
     stencil: tl.constexpr,
+    ahead: tl.constexpr,  # how many blocks of channels are loaded before they are needed; if any, the features too
     index: tl.constexpr,
     channel_blocks: tl.constexpr,
     warps: tl.constexpr,
@@ -203,20 +210,24 @@ def march_backward_kernel(
     for k in tl.static_range(channel_blocks):
         before = before + (line_of(columns, top - 1, k, padding),)
         here = here + (line_of(columns, top, k, padding),)
+    coming = ()
+    for k in tl.static_range(ahead):
+        coming = coming + (line_of(columns, top + 1, k, padding),)
+    if ahead > 0:
+        f = line_of_partner(features, f_base, columns, top, bottom, c, ins)
     for step in range(0, (bottom - top).to(tl.int32)):
         y = top + step
-        f = tl.load(
-            f_base
-            + (z * features.axes[0] + y * features.axes[1] + x * features.axes[2])[:, None]
-            + c[None, :] * features.channel,
-            mask=(x < box.out[2])[:, None] & (c < ins)[None, :],
-            other=0.0,
-        )
+        if ahead > 0:
+            f_coming = line_of_partner(features, f_base, columns, y + 1, bottom, c, ins)
+        else:
+            f = line_of_partner(features, f_base, columns, y, bottom, c, ins)
         total = tl.zeros((BM, BN), tl.float32)
-        after = ()
+        after = coming
         sums = ()
         for k in tl.static_range(channel_blocks):
-            after = after + (line_of(columns, y + 1, k, padding),)
+            after = after + (
+                line_of(columns, y + 1 + (k + ahead) // channel_blocks, (k + ahead) % channel_blocks, padding),
+            )
             tiles = row_tiles(columns, field, (before[k], here[k], after[k]), y, k, stencil, 0, rows, narrow)
             for q in tl.static_range(stack_count):
                 g = all_beside(tiles, stacks[q][0], stacks[q][1])
@@ -225,7 +236,14 @@ def march_backward_kernel(
         totals = sums
         store_line(total, place, y, columns, target, 0, ins, warps)
         before = here
-        here = after
+        here = ()
+        for k in tl.static_range(channel_blocks):
+            here = here + (after[k],)
+        coming = ()
+        for k in tl.static_range(ahead):
+            coming = coming + (after[channel_blocks + k],)
+        if ahead > 0:
+            f = f_coming
 
     for q in tl.static_range(channel_blocks * stack_count):
         n = tl.arange(0, CHANNELS * stacks[q % stack_count][1])

@@ -17,8 +17,10 @@ from lconv_fast.ops.geometry import CoefficientKind
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type
 from lconv_fast.ops.gpu.launch import Launch
-from lconv_fast.ops.gpu.march.basis import by_axis, mixing, weight_gradient
-from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, line_of, row_tiles
+from lconv_fast.ops.gpu.march.basis import with_own
+from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, line_of, line_of_partner, row_tiles
+from lconv_fast.ops.gpu.march.mixing import Mixture
+from lconv_fast.ops.gpu.march.moments import march_moments_kernel
 from lconv_fast.ops.gpu.march.registers import BLOCK, CHANNELS, PAIRS, all_beside, stacks_of
 from lconv_fast.ops.gpu.march.way import filled, steps_of
 from lconv_fast.ops.gpu.tables import GramMarch
@@ -39,7 +41,8 @@ from lconv_fast.ops.gpu.waves import Strips, shares_of
 
 
 class Sums(NamedTuple):
-    """(L_r f)^T g for f itself, if it takes part, and every generator or every member of the affine basis; float32."""
+    """(L_r f)^T g for f itself, if it takes part, and every generator or every member of the affine basis: float32, in
+    parts (parts, rows, outs, ins)."""
 
     call: Call
     entry: GramMarch
@@ -71,19 +74,20 @@ class Sums(NamedTuple):
         programs = self.in_blocks * self.out_blocks * groups * parts
         for launch in self.launches:
             launch(programs, device, *before, sums, *after, strips.number, strips.lines, parts)
-        return sums.sum(0)
+        return sums
 
 
 class Plan(NamedTuple):
     sums: Sums
-    in_basis: bool
+    mixture: Mixture | None  # in the affine basis
 
     def run(self, coordinates: Coordinates, input: Tensor, cotangent: Tensor, coefficients: Tensor) -> Tensor:
-        g, stencil = self.sums.call.geometry, self.sums.stencil
-        v = coefficients_view(coefficients, g.kind, coordinates)
-        mixed = mixing(coefficients, stencil.steps) if self.in_basis else None
+        call, stencil = self.sums.call, self.sums.stencil
+        v = coefficients_view(coefficients, call.geometry.kind, coordinates)
         sums = self.sums(input, cotangent, v)
-        return weight_gradient(g, sums, mixed, bool(stencil.identity)).to(input.dtype)
+        if self.mixture:
+            return self.mixture.gradient(sums, v, call.generators, input.dtype)
+        return with_own(sums.sum(0), stencil.identity).to(input.dtype)
 
 
 class CorrelatePlan(NamedTuple):
@@ -93,15 +97,18 @@ class CorrelatePlan(NamedTuple):
 
     def run(self, coordinates: Coordinates, input: Tensor, weight: Tensor, cotangent: Tensor) -> Tensor:
         g, steps = self.sums.call.geometry, self.sums.stencil.steps
-        sums = by_axis(g, self.sums(input, cotangent, coordinates_view(weight, coordinates)))
-        return mixing(torch.einsum("ioc,aboc->iab", weight[1:].float(), sums), steps)
+        sums = self.sums(input, cotangent, coordinates_view(weight, coordinates)).sum(0)
+        found = torch.einsum("ioc,aboc->iab", weight[1:].float(), sums.unflatten(0, (g.ndim, g.ndim + 1)))
+        return torch.stack([step * found[:, a] for a, step in enumerate(steps)], 1)
 
 
 def plan(call: Call) -> Plan | str:
     g = call.geometry
-    in_basis = g.kind == CoefficientKind.AFFINE and call.generators > g.ndim + 1
+    in_basis = g.kind == CoefficientKind.AFFINE and (call.generators > g.ndim + 1 or _moments_entry(call) is not None)
     sums = _sums(call, in_basis, call.identity)
-    return sums if isinstance(sums, str) else Plan(sums, in_basis)
+    if isinstance(sums, str):
+        return sums
+    return Plan(sums, Mixture.of(call, sums.stencil.steps, False) if in_basis else None)
 
 
 def correlate_plan(call: Call) -> CorrelatePlan | str:
@@ -109,6 +116,18 @@ def correlate_plan(call: Call) -> CorrelatePlan | str:
         return "the gradient of a field is wanted at every point"
     sums = _sums(call, True, False)
     return sums if isinstance(sums, str) else CorrelatePlan(sums)
+
+
+def _moments_entry(call: Call) -> GramMarch | None:
+    """Of the kernel for 2D affine bases, where it serves better than that for generators one by one."""
+    g = call.geometry
+    if g.kind != CoefficientKind.AFFINE or g.ndim != 2:
+        return None
+    for more in (call.outs > 64, False):
+        entry = call.table.gram_marches[g.ndim, more]
+        if 0 < entry.least_moments[call.card.generation] <= call.generators:
+            return entry
+    return None
 
 
 def _entry(call: Call, in_basis: bool) -> tuple[GramMarch, int]:
@@ -128,24 +147,21 @@ def _sums(call: Call, in_basis: bool, identity: bool) -> Sums | str:
     if isinstance(steps, str):
         return steps
     g = call.geometry
-    entry, most = _entry(call, in_basis)
+    by_moments = _moments_entry(call) if in_basis else None
+    entry, most = (by_moments, 0) if by_moments else _entry(call, in_basis)
     if not filled(call, entry.points):
         return f"lines of {g.spatial[-1]} points leave most of a program's {entry.points} columns empty"
     stencil = Stencil.of(call, steps, in_basis, identity=identity, transposed=False)
     rows = stencil.generators + stencil.identity
-    launches = [
-        call.launcher(
-            march_gram_kernel,
-            entry.warps,
-            stencil=stencil,
-            first=first,
-            rows=min(most, rows - first),
-            index=call.index,
-            BM=entry.points,
-            BN=entry.outs,
-        )
-        for first in range(0, rows, most)
-    ]
+    constants = {"stencil": stencil, "index": call.index, "BM": entry.points, "BN": entry.outs}
+    if by_moments:
+        launches = [call.launcher(march_moments_kernel, entry.warps, **constants)]
+    else:
+        constants["ahead"] = entry.ahead
+        launches = [
+            call.launcher(march_gram_kernel, entry.warps, first=first, rows=min(most, rows - first), **constants)
+            for first in range(0, rows, most)
+        ]
     blocks = (call.ins // BLOCK, cdiv(call.outs, entry.outs))
     return Sums(call, entry, launches, stencil, box_of(g), cdiv(g.spatial[-1], entry.points), *blocks)
 
@@ -170,6 +186,7 @@ def march_gram_kernel(
     stencil: tl.constexpr,
     first: tl.constexpr,  # row of this launch
     rows: tl.constexpr,
+    ahead: tl.constexpr,  # whether lines are loaded a step before they are needed
     index: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -202,16 +219,17 @@ def march_gram_kernel(
         bottom = tl.minimum(top + strip_lines, box.out[1])
         before = line_of(columns, top - 1, 0, padding)
         here = line_of(columns, top, 0, padding)
+        if ahead:
+            after = line_of(columns, top + 1, 0, padding)
+            g = line_of_partner(cotangent, g_base, columns, top, bottom, o, outs)
         for step in range(0, (bottom - top).to(tl.int32)):
             y = top + step
-            after = line_of(columns, y + 1, 0, padding)
-            g = tl.load(
-                g_base
-                + (z * cotangent.axes[0] + y * cotangent.axes[1] + x * cotangent.axes[2])[:, None]
-                + o[None, :] * cotangent.channel,
-                mask=(x < box.out[2])[:, None] & (o < outs)[None, :],
-                other=0.0,
-            )
+            if ahead:
+                coming = line_of(columns, y + 2, 0, padding)
+                g_coming = line_of_partner(cotangent, g_base, columns, y + 1, bottom, o, outs)
+            else:
+                after = line_of(columns, y + 1, 0, padding)
+                g = line_of_partner(cotangent, g_base, columns, y, bottom, o, outs)
             tiles = row_tiles(columns, field, (before, here, after), y, 0, stencil, first, rows, narrow)
             sums = ()
             for k in tl.static_range(len(stacks)):
@@ -220,6 +238,9 @@ def march_gram_kernel(
             totals = sums
             before = here
             here = after
+            if ahead:
+                after = coming
+                g = g_coming
 
     for k in tl.static_range(len(stacks)):
         n = tl.arange(0, CHANNELS * stacks[k][1])

@@ -93,6 +93,17 @@ def line_of(columns, y, k: tl.constexpr, padding: tl.constexpr):
     return _line_at(columns, columns.z, y, columns.x, k, padding)
 
 
+@triton.jit
+def line_of_partner(view, base, columns, y, bottom, c, channels):
+    """Line y, as far as `bottom`, of a tensor that is read without taps: (points, channels)."""
+    x = columns.x
+    offset = columns.z * view.axes[0] + y * view.axes[1] + x * view.axes[2]
+    there = x < tl.where(y < bottom, columns.box.out[2], 0)
+    return tl.load(
+        base + offset[:, None] + c[None, :] * view.channel, mask=there[:, None] & (c < channels)[None, :], other=0.0
+    )
+
+
 @triton.constexpr_function
 def _has_intercepts(kind, generators, ndim, transposed):
     return kind == AFFINE.value and generators * ndim * (2 if transposed else 1) <= MOST_INTERCEPTS

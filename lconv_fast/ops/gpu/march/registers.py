@@ -63,6 +63,26 @@ def _difference_parts(high, low, narrow: tl.constexpr):
 
 
 @triton.jit
+def _fused(a, b, c, asm: tl.constexpr):
+    """a b + c of pairs that lie side by side in registers, rounded once."""
+    return tl.inline_asm_elementwise(asm, "=r,r,r,r", [a, b, c], dtype=a.dtype, is_pure=True, pack=2)
+
+
+@triton.jit
+def times_rows(tile, x, narrow: tl.constexpr, ptx: tl.constexpr):
+    """x[:, None] tile in the half type, rounded once: x is the sum of two numbers of the half type."""
+    if ptx:
+        high = x.to(narrow)
+        low = (x - high.to(tl.float32)).to(narrow)
+        high, low = tl.broadcast_to(high[:, None], tile.shape), tl.broadcast_to(low[:, None], tile.shape)
+        asm: tl.constexpr = "fma.rn.bf16x2 $0, $1, $2, $3;" if narrow == tl.bfloat16 else "fma.rn.f16x2 $0, $1, $2, $3;"
+        found = _fused(tile, high, _fused(tile, low, tl.full(tile.shape, -0.0, narrow), asm), asm)
+    else:
+        found = (x[:, None] * tile.to(tl.float32)).to(narrow)
+    return found
+
+
+@triton.jit
 def permuted(tile, warps: tl.constexpr):
     """Points, and channels within each block, in the order of the matrix instruction's registers."""
     m: tl.constexpr = tile.shape[0]
@@ -102,42 +122,10 @@ def stacks_of(count, exact):
 
 
 @triton.jit
-def weight_rows(weight, group, row, c, there, o, outs):
-    """W[row, o, c], (k, outs), with row and c of every k, where there is such a row; else zero."""
-    return tl.load(
-        weight.data
-        + group * weight.group
-        + row[:, None] * weight.row
-        + c[:, None] * weight.into
-        + o[None, :] * weight.out,
-        mask=there[:, None] & (o < outs)[None, :],
-        other=0.0,
-    )
-
-
-@triton.jit
 def channel_order(n: tl.constexpr):
     """Within their blocks, of the columns of permuted tiles."""
     k = tl.arange(0, n)
     return (k // CHANNELS) * CHANNELS + ((k // 2) % 4) * 8 + ((k // 8) % 4) * 2 + k % 2
-
-
-@triton.jit
-def weight_stack(
-    weight,
-    group,
-    block: tl.constexpr,
-    first: tl.constexpr,
-    size: tl.constexpr,
-    stencil: tl.constexpr,
-    o,
-    outs,
-):
-    """What a stack of permuted tiles of one block of channels is multiplied with; zero where it repeats the last."""
-    rows: tl.constexpr = stencil.generators + stencil.identity
-    row = first + tl.arange(0, CHANNELS * size) // CHANNELS
-    c = block * CHANNELS + channel_order(CHANNELS * size) % CHANNELS
-    return weight_rows(weight, group, row + 1 - stencil.identity, c, row < rows, o, outs)
 
 
 @triton.jit
@@ -172,16 +160,40 @@ def _blocks_of(tile):
 
 
 @triton.jit
-def store_line(total, place, y, columns, target, first, outs, warps: tl.constexpr):
-    """A line of results, channels `first` on, from a product whose factors were permuted: as the registers have it, by
-    16-byte stores like the loads."""
+def in_blocks(total, warps: tl.constexpr):
+    """Blocks of 32 channels at most, as the registers have them, of a product whose factors were permuted."""
+    return _blocks_of(_in_order(total, warps))
+
+
+@triton.jit
+def _places(place, y, columns, view, first, outs, width: tl.constexpr):
+    """Where `width` channels from `first` on of line y are, and whether there are such."""
     x, box = columns.x, columns.box
-    offset = columns.z * target.axes[0] + y * target.axes[1] + x * target.axes[2]
-    blocks = _blocks_of(_in_order(total.to(target.data.dtype.element_ty), warps))
+    offset = columns.z * view.axes[0] + y * view.axes[1] + x * view.axes[2]
+    o = first + tl.arange(0, width)
+    return place + offset[:, None] + o[None, :] * view.channel, (x < box.out[2])[:, None] & (o < outs)[None, :]
+
+
+@triton.jit
+def load_blocks(place, y, columns, view, first, outs, count: tl.constexpr):
+    """Line y, channels `first` on, as `in_blocks` has results."""
+    width: tl.constexpr = count if count < CHANNELS else CHANNELS
+    blocks = ()
+    for k in tl.static_range(count // width):
+        places, there = _places(place, y, columns, view, first + k * CHANNELS, outs, width)
+        blocks = blocks + (tl.load(places, mask=there, other=0.0),)
+    return blocks
+
+
+@triton.jit
+def store_blocks(blocks, place, y, columns, target, first, outs):
+    """By 16-byte stores like the loads."""
     for k in tl.static_range(len(blocks)):
-        o = first + k * CHANNELS + tl.arange(0, blocks[k].shape[1])
-        tl.store(
-            place + offset[:, None] + o[None, :] * target.channel,
-            blocks[k],
-            mask=(x < box.out[2])[:, None] & (o < outs)[None, :],
-        )
+        places, there = _places(place, y, columns, target, first + k * CHANNELS, outs, blocks[k].shape[1])
+        tl.store(places, blocks[k].to(target.data.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def store_line(total, place, y, columns, target, first, outs, warps: tl.constexpr):
+    """A line of results, channels `first` on, from a product whose factors were permuted."""
+    store_blocks(in_blocks(total.to(target.data.dtype.element_ty), warps), place, y, columns, target, first, outs)
