@@ -11,6 +11,7 @@ import argparse
 import fcntl
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -47,8 +48,8 @@ class Sum(nn.Module):
         return self.a(f) + self.b(f)
 
 
-def conv(ndim: int, ins: int, outs: int, padding_mode: str) -> nn.Module:
-    return CONVS[ndim](ins, outs, 3, padding=1, padding_mode=padding_mode, bias=False)
+def conv(ndim: int, ins: int, outs: int, padding_mode: str, size: int = 3) -> nn.Module:
+    return CONVS[ndim](ins, outs, size, padding=size // 2, padding_mode=padding_mode, bias=False)
 
 
 def separable(ndim: int, ins: int, outs: int, padding_mode: str) -> nn.Module:
@@ -63,11 +64,12 @@ def basis(name: str) -> Make:
     return make
 
 
-def unit(name: str) -> Make:
-    """The basis with normalised generators."""
+def unit(name: str, accuracy: int = 2) -> Make:
+    """The basis with normalised generators, of differences of the given order."""
 
     def make(ndim: int, ins: int, outs: int, padding_mode: str) -> nn.Module:
-        return LCONVS[ndim](ins, outs, normalise(named(name, ndim, padding_mode=padding_mode)), bias=False)
+        generators = named(name, ndim, padding_mode=padding_mode, accuracy=accuracy)
+        return LCONVS[ndim](ins, outs, normalise(generators), bias=False)
 
     return make
 
@@ -234,6 +236,37 @@ def processor() -> str:
     return names[0].split(":")[1].strip() if names else platform.processor()
 
 
+def in_budget(
+    name: str,
+    about: str,
+    contenders: list[str],
+    make: Callable[[str], nn.Module],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    batch: Callable[[], tuple[Tensor, Tensor]],
+    seconds: float = 1.5,
+) -> dict[str, int]:
+    """How many steps of each contender fit into as many seconds of processor time. The times of a step are measured
+    with --time, in turn, the smallest of 5, and kept in the file of results, where other runs find them."""
+    if is_quick():
+        return dict.fromkeys(contenders, 4)
+    torch.set_num_threads(1)
+    path = RESULTS / f"{name}_time.json"
+    if "--time" in sys.argv:
+        models = {contender: make(contender).train() for contender in contenders}
+        inputs, targets = batch()
+        found: dict[str, list[float]] = {contender: [] for contender in contenders}
+        for _ in range(6):
+            for contender, model in models.items():
+                start = time.process_time()
+                loss(model(inputs), targets).backward()
+                found[contender].append(time.process_time() - start)
+        store = Store(path, about)
+        for contender, times in found.items():
+            store.add({"contender": contender, "step_ms": 1e3 * min(times[1:])})
+    runs = json.loads(path.read_text())["runs"]
+    return {run["contender"]: round(1e3 * seconds / run["step_ms"]) for run in runs}
+
+
 Trial = Callable[[str, float, int, bool], dict[str, Any]]  # (contender, rate, seed, tuning) -> measures
 
 
@@ -246,18 +279,21 @@ def experiment(
     higher: bool = True,
     rates: tuple[float, ...] = RATES,
     tuning_seeds: tuple[int, ...] = TUNING_SEEDS,
+    seeds: tuple[int, ...] = SEEDS,
 ) -> None:
     """Tunes the learning rate of each contender by the measure `validation`, then runs every seed. Command line:
-    --quick,
-    --only CONTENDER ..."""
+    --quick, --only CONTENDER ..., and --time where a budget of time is set."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="two seeds, one learning rate, few steps; under a minute")
     parser.add_argument("--only", nargs="*", default=contenders, choices=contenders, metavar="CONTENDER")
+    parser.add_argument("--time", action="store_true", help="measures the time of a step, and trains nothing")
     arguments = parser.parse_args()
+    if arguments.time:
+        return
     torch.set_num_threads(1)
     quick = arguments.quick
     store = Store(RESULTS / f"{name}{'-quick' if quick else ''}.json", about)
-    rates, seeds = ((1e-2,), (0,)) if quick else (rates, SEEDS)
+    rates, seeds = ((1e-2,), (0,)) if quick else (rates, seeds)
 
     def run(contender: str, rate: float, seed: int, tuning: bool) -> dict[str, Any]:
         key = {"contender": contender, "rate": rate, "seed": seed}
@@ -278,6 +314,4 @@ def experiment(
 
 
 def is_quick() -> bool:
-    import sys
-
     return "--quick" in sys.argv

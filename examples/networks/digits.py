@@ -6,6 +6,7 @@ ordinary ones and convolutions; docs/networks.md has the proofs.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -37,8 +38,14 @@ EQUIVARIANT = {
     "isotropic, invariants": (lambda: nets.isotropic(2), True),
 }
 
+ESCNN = "escnn, C_8"  # steerable.py says how to install it
+
 
 def make_model(contender: str) -> nn.Module:
+    if contender == ESCNN:
+        from steerable import Steerable
+
+        return Steerable(fields=7)  # 8,823 parameters, the nearest to those of "rotation + laplacian"
     generators, with_invariants = EQUIVARIANT.get(contender, (None, False))
 
     def layer(ins: int) -> nn.Module:
@@ -79,4 +86,6 @@ def trial(contender: str, rate: float, seed: int, tuning: bool) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    experiment("digits", __doc__ or "", [*CONTENDERS, *EQUIVARIANT], trial, rates=(1e-2, 3e-2), tuning_seeds=(100,))
+    others = [ESCNN] if find_spec("lie_learn") else []
+    contenders = [*CONTENDERS, *EQUIVARIANT, *others]
+    experiment("digits", __doc__ or "", contenders, trial, rates=(1e-2, 3e-2), tuning_seeds=(100,))

@@ -1,11 +1,6 @@
 """Time of a training step on digits (batch 64, 16 x 16): the L-conv network about the centre beside escnn's, in turn.
 
-escnn: three 5 x 5 steerable layers of the regular representation of C_8, batch norm, ReLU, the largest value over the
-group, the mean over the image and a linear map; as many fields as make the number of parameters the nearest. escnn
-1.0.11 needs lie_learn, whose wheels (lie-learn-escience 0.0.5) are of numpy 1: in a folder of their own with it,
-
-    pip install --no-deps --target DIR lie-learn-escience numpy==1.26.4
-    PYTHONPATH=DIR:$PYTHONPATH python escnn_step.py
+escnn's (steerable.py, which says how to install it) has as many fields as make the number of parameters the nearest.
 """
 
 from __future__ import annotations
@@ -15,38 +10,15 @@ import time
 import torch
 from common import RESULTS, Store, is_quick
 from digits import make_model
-from escnn import gspaces
-from escnn import nn as steerable
-from torch import Tensor, nn
+from steerable import Steerable
+from torch import nn
 from torch.nn import functional as F
 
 from lconv_fast.demo.symmetry import SIDE
 from lconv_fast.demo.turned import BATCH, CLASSES
 from lconv_fast.demo.volume import kept_bytes
 
-ROTATIONS = 8
 LCONV = "rotation + laplacian"
-
-
-class Steerable(nn.Module):
-    def __init__(self, fields: int) -> None:
-        super().__init__()
-        act = gspaces.rot2dOnR2(ROTATIONS)
-        self.start = steerable.FieldType(act, [act.trivial_repr])
-        hidden = steerable.FieldType(act, fields * [act.regular_repr])
-        layers, kind = [], self.start
-        for _ in range(3):
-            layers += [
-                steerable.R2Conv(kind, hidden, kernel_size=5, padding=2, bias=False),
-                steerable.InnerBatchNorm(hidden),
-                steerable.ReLU(hidden, inplace=True),
-            ]
-            kind = hidden
-        self.layers = steerable.SequentialModule(*layers, steerable.GroupPooling(hidden))
-        self.head = nn.Linear(fields, CLASSES)
-
-    def forward(self, f: Tensor) -> Tensor:
-        return self.head(self.layers(steerable.GeometricTensor(f, self.start)).tensor.mean((2, 3)))
 
 
 def parameters(model: nn.Module) -> int:

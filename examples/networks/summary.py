@@ -33,7 +33,8 @@ class Measure:
 EQUATIONS = (
     Measure("one_step", "error of one step"),
     Measure("rollout_20", "of 20 steps"),
-    Measure("growth_200", "size after 200"),
+    Measure("rollout_200", "of 200"),
+    Measure("stable", "stable over 200, %", True),
 )
 TASKS = {
     "mni": (Measure("dice", "Dice, mean"), Measure("grey", "grey matter"), Measure("white", "white matter")),
@@ -41,7 +42,8 @@ TASKS = {
     "oriented": (Measure("upright", "Dice, upright"), Measure("turned", "Dice, turned")),
     "ellipsoids": (Measure("upright", "Dice, upright"), Measure("turned", "Dice, turned")),
     "digits": (Measure("upright", "upright, %", True), Measure("turned", "turned, %", True)),
-    "pde": EQUATIONS[:2],
+    "advection2d": EQUATIONS,
+    "advection3d": EQUATIONS,
     "wave2d": EQUATIONS,
     "wave3d": EQUATIONS,
     "mnist1d": (Measure("test", "accuracy, %", True),),

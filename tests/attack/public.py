@@ -104,6 +104,9 @@ PUBLIC: dict[str, tuple[Callable[..., Any], Arguments]] = {
     "lconv": (lc.functional.lconv, lambda: {
         "input": X, "weight": torch.randn(4, 2, 2), "generators": se(), "bias": torch.zeros(2), "stride": 1,
         "groups": 1, "window": ((0, 0), SPATIAL), "halo": ((0, 0), (0, 0)), "residual": X, "activation": "relu"}),
+    "AffineDifferentialGenerators": (lc.AffineDifferentialGenerators, lambda: {
+        "matrix": torch.randn(2, 1, 2), "shift": torch.randn(2, 1), "orders": [[2, 0]], "accuracy": 2,
+        "padding_mode": "zeros", "coordinate_scale": None, "learnable": False}),
     "AffineGenerators": (lc.AffineGenerators, lambda: {
         "matrix": torch.zeros(1, 2, 2), "shift": torch.ones(1, 2), "accuracy": 2, "padding_mode": "zeros",
         "coordinate_scale": None, "learnable": False}),
@@ -205,7 +208,7 @@ PUBLIC: dict[str, tuple[Callable[..., Any], Arguments]] = {
     "nets.equivariant": (lc.nets.equivariant, lambda: {"group": "scaling", "ndim": 2, "accuracy": 2}),
     "nets.isotropic": (lc.nets.isotropic, lambda: {"ndim": 2, "powers": 1, "padding_mode": "zeros"}),
     "nets.separable": (lc.nets.separable, lambda: {"model": nn.Sequential(layer())}),
-    "nets.with_laplacian": (lc.nets.with_laplacian, lambda: {"generators": se(), "spatial": SPATIAL}),
+    "nets.with_laplacian": (lc.nets.with_laplacian, lambda: {"generators": se()}),
     "discovery.discover": (lc.discovery.discover, lambda: {
         **pairs(), "kind": "affine", "parameters": torch.ones(12), "num_generators": None, "recursions": None,
         "degree": None, "edges": None, "route": "auto", "alpha": 0.01, "resolution": None, "device": None, "seed": 0,
