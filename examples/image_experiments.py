@@ -1,26 +1,28 @@
 """The image experiments of Dehmamy et al. 2021 (its supplement D): default, rotated, scrambled, rotated and scrambled.
 
-python examples/image_experiments.py                      scikit-learn's digits, no download
+python examples/image_experiments.py --record table.jsonl      scikit-learn's digits; goes on where it stopped
+python examples/image_experiments.py --validate                on a fifth of the training images, test images left alone
 python examples/image_experiments.py --data MNIST --root ~/data      torchvision's folder layout
-python examples/image_experiments.py --parameters         parameter counts of the paper's configurations
+python examples/image_experiments.py --parameters              parameter counts of the paper's configurations
 
-Rotated: validation and test images by one random angle of the circle each, training images by new angles in each
-epoch (--rotations once: by one angle each). Scrambled: all images by one random permutation of pixels, after the
-rotation. All models have one body of two layers with a flattened linear head, about equal numbers of parameters, the
-same optimizer and schedule; 20 percent of the training images choose the epoch, and the test split is used once.
+Rotated: test images by one random angle of the circle each, training images by new angles in each epoch (--rotations
+once: by one angle each). Scrambled: all images by one random permutation of pixels, after the rotation. The CNN's
+trained parameters are the budget of all: the others are as wide as it allows. One optimizer and schedule for all; what
+is tested is the last epoch, and the test split is the same for all seeds and used once.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import gzip
+import json
 import math
 import pickle
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,13 +40,13 @@ Split = tuple[Tensor, Tensor]  # images (N, C, side, side) and labels (N,)
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
-def digits(root: Path, seed: int) -> tuple[Split, Split]:
+def digits(root: Path) -> tuple[Split, Split]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     found = load_digits()
     images, labels = torch.from_numpy(found.images).float().unsqueeze(1) / 16, torch.from_numpy(found.target).long()
-    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, stratify=found.target, random_state=seed)
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, stratify=found.target, random_state=0)
     return (images[train], labels[train]), (images[test], labels[test])
 
 
@@ -57,8 +59,8 @@ def idx(path: Path) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8, -1, 4 + 4 * ndim).reshape(shape).copy())
 
 
-def mnist(name: str) -> Callable[[Path, int], tuple[Split, Split]]:
-    def load(root: Path, seed: int) -> tuple[Split, Split]:
+def mnist(name: str) -> Callable[[Path], tuple[Split, Split]]:
+    def load(root: Path) -> tuple[Split, Split]:
         folder = root / name / "raw"
         parts = []
         for part in ("train", "t10k"):
@@ -69,8 +71,8 @@ def mnist(name: str) -> Callable[[Path, int], tuple[Split, Split]]:
     return load
 
 
-def cifar(folder: str, train: list[str], test: str, key: bytes) -> Callable[[Path, int], tuple[Split, Split]]:
-    def load(root: Path, seed: int) -> tuple[Split, Split]:
+def cifar(folder: str, train: list[str], test: str, key: bytes) -> Callable[[Path], tuple[Split, Split]]:
+    def load(root: Path) -> tuple[Split, Split]:
         def read(names: list[str]) -> Split:
             # These files are pickles by their format: read those of a source you trust.
             found = [pickle.loads((root / folder / name).read_bytes(), encoding="bytes") for name in names]
@@ -82,7 +84,7 @@ def cifar(folder: str, train: list[str], test: str, key: bytes) -> Callable[[Pat
     return load
 
 
-def mnist_rot(root: Path, seed: int) -> tuple[Split, Split]:
+def mnist_rot(root: Path) -> tuple[Split, Split]:
     def read(name: str) -> Split:
         table = torch.from_numpy(np.loadtxt(root / name, dtype=np.float32))
         return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
@@ -91,7 +93,7 @@ def mnist_rot(root: Path, seed: int) -> tuple[Split, Split]:
     return read(f"{stem}_train_valid.amat"), read(f"{stem}_test.amat")
 
 
-LOADERS: dict[str, Callable[[Path, int], tuple[Split, Split]]] = {
+LOADERS: dict[str, Callable[[Path], tuple[Split, Split]]] = {
     "digits": digits,
     "MNIST": mnist("MNIST"),
     "FashionMNIST": mnist("FashionMNIST"),
@@ -129,162 +131,239 @@ class Nodes(nn.Module):
         return self.layer(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-def low_rank(points: int, count: int, rank: int, learnable: bool) -> lc.Generators:
+def low_rank(points: int, count: int, rank: int) -> tuple[Tensor, Tensor]:
     """Random L_i = U_i V_i with entries of variance 1 / d."""
-    left = torch.randn(count, points, rank) / rank**0.5
-    right = torch.randn(count, rank, points) / points**0.5
-    return lc.LowRankGenerators(left, right, learnable=learnable)
+    return torch.randn(count, points, rank) / rank**0.5, torch.randn(count, rank, points) / points**0.5
 
 
-def body(layers: list[nn.Module], width: int, points: int, classes: int, dropout: float) -> nn.Sequential:
+def low_rank_of(images: Tensor, count: int, rank: int, components: int) -> tuple[Tensor, Tensor]:
+    """Random U_i V_i between the leading principal components of the images, of the same mean square."""
+    flat = images.flatten(0, 1).flatten(1)
+    basis = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:components].T  # (d, components)
+    left = basis @ torch.randn(count, basis.shape[1], rank)
+    right = torch.randn(count, rank, basis.shape[1]) @ basis.T
+    size = (left @ right).square().mean((1, 2), keepdim=True).sqrt() * len(basis) ** 0.5
+    return left / size.sqrt(), right / size.sqrt()
+
+
+def body(layers: list[nn.Module], width: int, points: int, classes: int) -> nn.Sequential:
     inner: list[nn.Module] = []
     for layer in layers:
         inner += [layer, nn.BatchNorm2d(width), nn.ReLU()]
-    return nn.Sequential(*inner, nn.Flatten(), nn.Dropout(dropout), nn.Linear(width * points, classes))
+    return nn.Sequential(*inner, nn.Flatten(), nn.Dropout(0.3), nn.Linear(width * points, classes))
 
 
-def models(images: Tensor, classes: int, width: int, count: int, rank: int) -> dict[str, Callable[[], nn.Module]]:
-    """The training images give the sparse L-conv its graph: each pixel's nearest by their statistics."""
+def trained(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def widest(make: Callable[[int], nn.Module], budget: int) -> Callable[[], nn.Module]:
+    """Makes the widest model within a budget of trained parameters, which rise with the width."""
+    low, high = 1, 2
+    while trained(make(high)) <= budget:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if trained(make(middle)) <= budget else (low, middle)
+    return lambda: make(low)
+
+
+def models(images: Tensor, classes: int, options: argparse.Namespace) -> dict[str, Callable[[], nn.Module]]:
+    """The training images tell the L-conv where to start, and the sparse L-conv its graph: each pixel's nearest."""
     channels, points = images.shape[1], images[0, 0].numel()
 
-    def l_conv(learnable: bool) -> nn.Module:
-        first = lc.LConv2d(channels, width, low_rank(points, count, rank, learnable))
-        second = lc.LConv2d(width, width, low_rank(points, count, rank, learnable))
-        return body([first, second], width, points, classes, 0.3)
-
-    def sparse() -> nn.Module:
-        edges = neighbours.likest(images.flatten(2) + 1e-3 * torch.randn(images.flatten(2).shape), 8)
+    def l_conv(width: int, learnable: bool, start: str) -> nn.Module:
         layers: list[nn.Module] = []
         for ins in (channels, width):
-            weights = torch.randn(count, edges.shape[1]) / 8**0.5
+            if start == "random":
+                factors = low_rank(points, options.generators, options.rank)
+            else:
+                factors = low_rank_of(images, options.generators, options.rank, options.components)
+            layers.append(lc.LConv2d(ins, width, lc.LowRankGenerators(*factors, learnable=learnable)))
+        return body(layers, width, points, classes)
+
+    edges = neighbours.likest(images.flatten(2) + 1e-3 * torch.randn(images.flatten(2).shape), 8)
+
+    def sparse(width: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        for ins in (channels, width):
+            weights = torch.randn(options.edge_generators, edges.shape[1]) / 8**0.5
             layers.append(Nodes(ins, width, lc.GraphGenerators(edges, weights, points, learnable=True)))
-        return body(layers, width, points, classes, 0.3)
+        return body(layers, width, points, classes)
 
-    def cnn() -> nn.Module:
-        wide = 3 * width
-        convs = [
-            nn.Conv2d(channels, wide, 3, padding=1),
-            nn.Conv2d(wide, wide, 3, padding=1),
-            nn.Conv2d(wide, wide, 3, padding=1),
-        ]
+    def cnn(width: int) -> nn.Module:
         inner: list[nn.Module] = []
-        for conv in convs:
-            inner += [conv, nn.BatchNorm2d(wide), nn.ReLU()]
-        return nn.Sequential(
-            *inner, nn.Conv2d(wide, width, 1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(width * points, classes)
-        )
+        for index in range(3):
+            inner += [nn.Conv2d(3 * width if index else channels, 3 * width, 3, padding=1)]
+            inner += [nn.BatchNorm2d(3 * width), nn.ReLU()]
+        head = (nn.Conv2d(3 * width, width, 1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(width * points, classes))
+        return nn.Sequential(*inner, *head)
 
-    budget = sum(p.numel() for p in l_conv(True).parameters())
+    def connected(width: int) -> nn.Module:
+        inner = (nn.Linear(channels * points, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, classes))
+        return nn.Sequential(nn.Flatten(), *inner)
 
-    def connected() -> nn.Module:
-        hidden = max(8, (budget - classes) // (channels * points + 1 + classes))
-        return nn.Sequential(
-            *(nn.Flatten(), nn.Linear(channels * points, hidden), nn.ReLU(), nn.Dropout(0.3)),
-            nn.Linear(hidden, classes),
-        )
-
+    budget = trained(cnn(options.width))
     return {
-        "L-conv": lambda: l_conv(True),
-        "L-conv, random L": lambda: l_conv(False),
-        "L-conv, sparse": sparse,
-        "CNN": cnn,
-        "fully connected": connected,
+        "L-conv": widest(lambda width: l_conv(width, True, options.start), budget),
+        "L-conv, random L": widest(lambda width: l_conv(width, False, "random"), budget),
+        "L-conv, sparse": widest(sparse, budget),
+        "CNN": lambda: cnn(options.width),
+        "fully connected": widest(connected, budget),
     }
 
 
+@torch.no_grad()
 def accuracy(model: nn.Module, split: Split) -> float:
     model.eval()
-    with torch.no_grad():
-        found = torch.cat([model(batch).argmax(1) for batch in split[0].split(1000)])
+    found = torch.cat([model(batch).argmax(1) for batch in split[0].split(1000)])
     return (found == split[1]).double().mean().item()
 
 
-def train(model: nn.Module, images: Callable[[], Tensor], labels: Tensor, validation: Split, epochs: int) -> nn.Module:
-    """Adam with decay and a one-cycle rate; the epoch that is best on the validation images. `images` gives the
-    training images of an epoch."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    steps = epochs * math.ceil(len(labels) / 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
-    best, kept = -1.0, copy.deepcopy(model.state_dict())
-    for _ in range(epochs):
-        model.train()
+def train(model: nn.Module, images: Callable[[], Tensor], labels: Tensor, options: argparse.Namespace) -> None:
+    """Adam with decay and a one-cycle rate that ends at 0. `images` gives the training images of an epoch."""
+    size = options.batch
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05, fused=True)
+    steps = options.epochs * math.ceil(len(labels) / size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.rate, total_steps=steps)
+    model.train()
+    for _ in range(options.epochs):
         x = images()
-        for batch in torch.randperm(len(labels)).split(64):
+        for batch in torch.randperm(len(labels)).split(size):
             optimizer.zero_grad()
             F.cross_entropy(model(x[batch]), labels[batch], label_smoothing=0.05).backward()
             optimizer.step()
             schedule.step()
-        found = accuracy(model, validation)
-        if found >= best:
-            best, kept = found, copy.deepcopy(model.state_dict())
-    model.load_state_dict(kept)
-    return model
 
 
 # ---- the paper's parameter counts ------------------------------------------------------------------------------------
 
 
-def paper_count(points: int, channels: int, filters: int, generators: int, hidden: int) -> int:
-    """Parameters of the paper's L-conv layer: `generators` counts the identity; each other L_i = U_i V_i has
-    2 d hidden numbers, and each W^i, the identity's too, is a linear layer with a bias of its own."""
-    return (generators - 1) * 2 * points * hidden + generators * (channels + 1) * filters
+class PaperLayer(nn.Module):
+    """The layer with the paper's parameters: each of W^0 to W^nL is a linear layer with a bias of its own. Only their
+    sum matters, so that LConv2d has one."""
+
+    def __init__(self, side: int, channels: int, filters: int, generators: int, hidden: int) -> None:
+        super().__init__()
+        factors = low_rank(side * side, generators - 1, hidden)  # the paper counts the identity as a generator
+        self.layer = lc.LConv2d(channels, filters, lc.LowRankGenerators(*factors, learnable=True), bias=False)
+        self.biases = nn.Parameter(torch.zeros(generators, filters))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.biases.sum(0).reshape(-1, 1, 1)
+
+
+def show_parameters() -> None:
+    for name, side, channels in (("MNIST", 28, 1), ("CIFAR-10 and CIFAR-100", 32, 3)):
+        layer = PaperLayer(side, channels, 32, 9, 8)
+        inner = sum(p.numel() for p in layer.layer.parameters())
+        print(
+            f"{name}: 32 filters, 9 generators with the identity, hidden 8: {trained(layer):,} = {inner:,} and "
+            f"9 biases of 32; with one bias, as lc.LConv2d has by default, {inner + 32:,}"
+        )
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+# What results depend on, besides the seed: those of other settings are not mixed with these.
+SETTINGS = (
+    *("data", "epochs", "batch", "rate", "width", "generators", "rank", "start", "components", "edge_generators"),
+    *("rotations", "validate"),
+)
+Result = dict[str, Any]
+
+
+def recorded(path: Path | None, settings: list[Any]) -> list[Result]:
+    if path is None or not path.exists():
+        return []
+    return [result for line in path.read_text().splitlines() if (result := json.loads(line))["settings"] == settings]
+
+
+def run(whole: Split, test: Split, seed: int, column: str, options: argparse.Namespace) -> Iterator[Result]:
+    """Trains and tests the models that are not yet in options.done."""
+    images, tested = (
+        changed(split[0], column, seed, torch.Generator().manual_seed(10 * seed + part))
+        for part, split in enumerate((whole, test))
+    )
+    torch.manual_seed(seed)
+    makers = models(images, int(whole[1].max()) + 1, options)
+    for name in options.models or makers:
+        if (seed, column, name) in options.done:
+            continue
+        torch.manual_seed(seed)
+        model, draws = makers[name](), torch.Generator().manual_seed(10 * seed + 2)
+
+        def epoch(draws: torch.Generator = draws) -> Tensor:
+            return images if options.rotations == "once" else changed(whole[0], column, seed, draws)
+
+        start = time.process_time()
+        train(model, epoch, whole[1], options)
+        found = 100 * accuracy(model, (tested, test[1]))
+        seconds = round(time.process_time() - start, 1)
+        yield {"seed": seed, "column": column, "model": name, "parameters": trained(model), "accuracy": found} | {
+            "seconds": seconds
+        }
+
+
+def show(results: list[Result], columns: Sequence[str]) -> None:
+    print(f"{'':18}{'parameters':>12}" + "".join(f"{column:>26}" for column in columns))
+    for name in dict.fromkeys(result["model"] for result in results):
+        of_model = [result for result in results if result["model"] == name]
+        cells = []
+        for column in columns:
+            values = [result["accuracy"] for result in of_model if result["column"] == column]
+            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+            cells.append(
+                f"{statistics.fmean(values):11.1f} +- {spread:3.1f} ({len(values)} seeds)" if values else f"{'':26}"
+            )
+        print(f"{name:18}{of_model[0]['parameters']:12,}" + "".join(cells))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=DATA, default="digits")
     parser.add_argument("--root", type=Path, default=Path("."))
+    parser.add_argument("--record", type=Path, help="a file of results, one a line, which a later run goes on with")
+    parser.add_argument("--validate", action="store_true", help="leave the test images alone")
     parser.add_argument("--seeds", type=int, nargs="*", default=range(5))
-    parser.add_argument("--epochs", type=int, default=120)
-    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=8e-3)
+    parser.add_argument("--width", type=int, default=8, help="of the CNN's last layer, which sets the budget of all")
     parser.add_argument("--generators", type=int, default=2)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument(
+        "--start", choices=("principal", "random"), default="principal", help="of the L-conv's generators"
+    )
+    parser.add_argument("--components", type=int, default=20, help="of the images, where generators start")
+    parser.add_argument("--edge-generators", type=int, default=4, help="of the sparse L-conv")
     parser.add_argument("--rotations", choices=("each epoch", "once"), default="each epoch")
-    parser.add_argument("--columns", nargs="*", default=COLUMNS)
+    parser.add_argument("--columns", nargs="*", choices=COLUMNS, default=COLUMNS)
     parser.add_argument("--models", nargs="*", default=None)
     parser.add_argument("--parameters", action="store_true", help="print the paper's parameter counts and stop")
-    arguments = parser.parse_args()
-    if arguments.parameters:
-        for name, points, channels in (("MNIST", 784, 1), ("CIFAR-10 and CIFAR-100", 1024, 3)):
-            size = paper_count(points, channels, 32, 9, 8)
-            print(f"{name}: 32 filters, 9 generators with the identity, hidden 8: {size:,}")
+    options = parser.parse_args()
+    if options.parameters:
+        show_parameters()
         return
-    table: dict[tuple[str, str], list[float]] = {}
-    sizes: dict[str, int] = {}
-    start = time.perf_counter()
-    for seed in arguments.seeds:
-        whole, test = LOADERS[arguments.data](arguments.root.expanduser(), seed)
-        shuffled = torch.randperm(len(whole[1]), generator=torch.Generator().manual_seed(seed))
-        held, rest = shuffled[: len(shuffled) // 5], shuffled[len(shuffled) // 5 :]
-        for column in arguments.columns:
-            images, tested = (
-                changed(split[0], column, seed, torch.Generator().manual_seed(10 * seed + part))
-                for part, split in enumerate((whole, test))
-            )
-            classes = int(whole[1].max()) + 1
-            makers = models(images[rest], classes, arguments.width, arguments.generators, arguments.rank)
-            for name in arguments.models or makers:
-                torch.manual_seed(seed)
-                model = makers[name]()
-                sizes[name] = sum(p.numel() for p in model.parameters())
-                draws = torch.Generator().manual_seed(10 * seed + 2)
-
-                def epoch(once=images[rest], upright=whole[0][rest], column=column, seed=seed, draws=draws) -> Tensor:
-                    return once if arguments.rotations == "once" else changed(upright, column, seed, draws)
-
-                train(model, epoch, whole[1][rest], (images[held], whole[1][held]), arguments.epochs)
-                found = 100 * accuracy(model, (tested, test[1]))
-                table.setdefault((name, column), []).append(found)
-                print(f"seed {seed}, {column}, {name}: {found:.1f}", flush=True)
-        print(f"seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
-    print(f"{'':18}{'parameters':>12}" + "".join(f"{column:>22}" for column in arguments.columns))
-    for name, size in sizes.items():
-        cells = []
-        for column in arguments.columns:
-            values = table[name, column]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):14.1f} +- {spread:3.1f} ")
-        print(f"{name:18}{size:12,}" + "".join(cells))
+    whole, test = LOADERS[options.data](options.root.expanduser())
+    settings = [getattr(options, name) for name in SETTINGS]
+    results = recorded(options.record, settings)
+    options.done = {(result["seed"], result["column"], result["model"]) for result in results}
+    for seed in options.seeds:
+        fit, tested = whole, test
+        if options.validate:
+            order = torch.randperm(len(whole[1]), generator=torch.Generator().manual_seed(seed))
+            held = len(order) // 5
+            tested, fit = ((whole[0][part], whole[1][part]) for part in (order[:held], order[held:]))
+        for column in options.columns:
+            for result in run(fit, tested, seed, column, options):
+                results.append(result)
+                print(f"seed {seed}, {column}, {result['model']}: {result['accuracy']:.1f}", flush=True)
+                if options.record:
+                    with options.record.open("a") as file:
+                        file.write(json.dumps({**result, "settings": settings}) + "\n")
+    show(results, options.columns)
 
 
 if __name__ == "__main__":

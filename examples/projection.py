@@ -3,17 +3,20 @@
 python examples/projection.py [--seeds 3] [--picture projection.png]
 
 The CNN's kernels become L-convs with shift generators (exactly). While they are fine-tuned, on upright digits alone,
-`lc.convert.project` moves them after each epoch towards L-convs whose generators commute with rotations about the
-centre: the means over the two rings of a 3 x 3 neighbourhood, d / d theta and r d / dr. Its strength rises from 0 to 1
-over the first half of the epochs; after that, the rotational generators alone are trained. Beside it: the same layers
-trained from the start.
+`lc.convert.project` moves them step by step towards L-convs whose generators commute with rotations about the
+centre: the means over the two rings of a 3 x 3 neighbourhood, d / d theta and r d / dr. What is left of the CNN's own
+kernels falls linearly to 0 over the first part of the epochs; after that, the rotational generators alone are trained.
+The loss is the cross-entropy with the labels and with what the CNN said (distillation), and the rate falls to 0. Beside
+it: the same layers trained from the start, with the same loss, rate and number of epochs.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import statistics
+from collections.abc import Callable
 
 import torch
 from sklearn.datasets import load_digits
@@ -24,6 +27,8 @@ from torch.nn import functional as F
 import lconv_fast as lc
 
 SIDE, WIDTH, BATCH = 8, 16, 64
+RATE, DISTILL, TEMPERATURE = 3e-3, 1.0, 2.0
+EVERY = 5  # steps of training between two of `project`
 
 
 def turned(images: Tensor, angle: Tensor) -> Tensor:
@@ -52,12 +57,32 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 10))
 
 
-def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-    model.train()
-    for batch in torch.randperm(len(labels)).split(BATCH):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images[batch]), labels[batch]).backward()
-        optimizer.step()
+class Tuning:
+    """Training on the labels and on a teacher's answers, at a rate that falls to 0 like a cosine over the epochs."""
+
+    def __init__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, epochs: int, teacher: nn.Module | None
+    ) -> None:
+        self.model, self.images, self.labels = model, images, labels
+        self.steps, self.step = epochs * math.ceil(len(labels) / BATCH), 0
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+        with torch.no_grad():
+            self.answers = None if teacher is None else (teacher.eval()(images) / TEMPERATURE).softmax(1)
+
+    def epoch(self, after_step: Callable[[], None] = lambda: None) -> None:
+        for batch in torch.randperm(len(self.labels)).split(BATCH):
+            self.model.train()
+            self.optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+            found = self.model(self.images[batch])
+            loss = F.cross_entropy(found, self.labels[batch])
+            if self.answers is not None:
+                soft = (found / TEMPERATURE).log_softmax(1)
+                loss = loss + DISTILL * TEMPERATURE**2 * F.kl_div(soft, self.answers[batch], reduction="batchmean")
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.step += 1
+            after_step()
 
 
 @torch.no_grad()
@@ -87,7 +112,7 @@ def measured(model: nn.Module, images: Tensor, labels: Tensor, angles: Tensor) -
 Point = tuple[float, float, float]
 
 
-def run(seed: int, epochs: int) -> tuple[list[Point], Point]:
+def run(seed: int, epochs: int, fade: float) -> tuple[list[Point], Point]:
     """What was measured at the start, after each epoch, and of the layers that were trained from the start."""
     digits = load_digits()
     images = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
@@ -97,26 +122,33 @@ def run(seed: int, epochs: int) -> tuple[list[Point], Point]:
     torch.manual_seed(seed)
     angles = torch.rand(len(test)) * 2 * math.pi
 
-    model = network()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    teacher = network()
+    tuning = Tuning(teacher, train_images, train_labels, epochs // 2, None)
     for _ in range(epochs // 2):
-        epoch(model, optimizer, train_images, train_labels)
-    points = [measured(model, test_images, test_labels, angles)]
+        tuning.epoch()
+    points = [measured(teacher, test_images, test_labels, angles)]
+
+    model = copy.deepcopy(teacher)
     lc.convert.swap(model, "shifts")
     lc.convert.project(model, GENERATORS, 0.0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for k in range(1, epochs + 1):
-        epoch(model, optimizer, train_images, train_labels)
-        if 2 * k <= epochs:
-            lc.convert.project(model, GENERATORS, 2 * k / epochs)
-            renewed(model, train_images)
+    tuning = Tuning(model, train_images, train_labels, epochs, teacher)
+    parts = int(fade * tuning.steps) // EVERY  # so many parts of the kernels go, one after the other
+
+    def move() -> None:
+        part = tuning.step // EVERY
+        if tuning.step % EVERY == 0 and part <= parts:
+            lc.convert.project(model, GENERATORS, 1 / (parts - part + 1))
+
+    for _ in range(epochs):
+        tuning.epoch(move)
+        renewed(model, train_images)
         points.append(measured(model, test_images, test_labels, angles))
 
     model = network()
     lc.convert.swap(model, GENERATORS, init="fresh")
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(epochs + epochs // 2):
-        epoch(model, optimizer, train_images, train_labels)
+    tuning = Tuning(model, train_images, train_labels, epochs, teacher)
+    for _ in range(epochs):
+        tuning.epoch()
     return points, measured(model, test_images, test_labels, angles)
 
 
@@ -131,14 +163,15 @@ def shown(values: list[Point]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--fade", type=float, default=0.5, help="the part of the epochs in which the kernels fade")
     parser.add_argument("--picture", default=None, help="writes accuracy against equivariance error")
     arguments = parser.parse_args()
-    runs = [run(seed, arguments.epochs) for seed in range(arguments.seeds)]
+    runs = [run(seed, arguments.epochs, arguments.fade) for seed in range(arguments.seeds)]
     print(f"{'epoch':>24}{'upright':>20}{'rotated':>20}{'equivariance error':>20}")
     paths = list(zip(*(points for points, _ in runs), strict=True))
     for k, values in enumerate(paths):
-        name = "CNN" if k == 0 else f"{k}, strength {min(1.0, 2 * k / arguments.epochs):.1f}"
+        name = "CNN" if k == 0 else f"{k}, {max(0.0, 1 - k / arguments.epochs / arguments.fade):.2f} of the kernels"
         print(f"{name:>24}{shown(list(values))}")
     print(f"{'from the start':>24}{shown([last for _, last in runs])}")
     if arguments.picture:

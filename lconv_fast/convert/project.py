@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lconv_fast.checks import check_module, real
 from lconv_fast.convert.conv import to_conv
 from lconv_fast.convert.frame import LConv
-from lconv_fast.convert.swap import Maker, Where, chooser
+from lconv_fast.convert.swap import Maker, Where, chooser, put_all
 from lconv_fast.convert.taps import constant_taps
 from lconv_fast.generators import Generators
 
@@ -95,28 +95,52 @@ def project(
     if not steps:
         raise ValueError("model: holds no L-conv with constant generators to move: see swap(model, 'shifts')")
 
+    # All new numbers and modules are made before the first is put in its place.
     after: dict[nn.Module, nn.Module] = {}
+    numbers: list[tuple[Tensor, Tensor]] = []
+    biases: list[tuple[LConv, nn.Parameter | None]] = []
     moved = []
     with torch.no_grad():
         for module, (path, fitted, outside) in steps.items():
             weight = fitted.weight * strength
             if isinstance(module, Moving):
                 moving = module
-                moving.target.weight.add_(weight)
+                numbers.append((moving.target.weight, moving.target.weight + weight))
             else:
                 fitted.bias = None
                 fitted.weight.copy_(weight)
                 moving = Moving(module, fitted)  # type: ignore[arg-type]
             source = moving.source
             if strength == 1:
-                moving.target.bias = source.bias
+                biases.append((moving.target, source.bias))
                 after[module] = moving.target
             else:
                 for parameter in source.parameters(recurse=False):
                     if parameter is not source.bias and not (source.factorized and parameter is source.epsilon):
-                        parameter *= 1 - strength
+                        numbers.append((parameter, parameter * (1 - strength)))
                 after[module] = moving
             moved.append(Moved(path, None if strength == 1 else outside))
-    for parent, name, module in places:
-        parent._modules[name] = after[module]
+        _commit(numbers, biases, [(parent, name, after[module]) for parent, name, module in places])
     return moved
+
+
+def _commit(
+    numbers: list[tuple[Tensor, Tensor]],
+    biases: list[tuple[LConv, nn.Parameter | None]],
+    places: list[tuple[nn.Module, str, nn.Module]],
+) -> None:
+    """Writes numbers and modules: all of them, or, if interrupted, none."""
+    before = [(tensor, tensor.clone()) for tensor, _ in numbers]
+    bare = [(target, target.bias) for target, _ in biases]
+    try:
+        for tensor, value in numbers:
+            tensor.copy_(value)
+        for target, bias in biases:
+            target.bias = bias
+        put_all(places)
+    except BaseException:
+        for tensor, value in before:
+            tensor.copy_(value)
+        for target, bias in bare:
+            target.bias = bias
+        raise

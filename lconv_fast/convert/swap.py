@@ -70,8 +70,7 @@ class Report:
             there = next(layer.parameters()).device
             if next(conv.parameters()).device != there:
                 conv.to(there)
-        for parent, name, _, conv, _ in standing:
-            parent._modules[name] = conv
+        put_all((parent, name, conv) for parent, name, _, conv, _ in standing)
         return self.model
 
     def __str__(self) -> str:
@@ -159,12 +158,23 @@ def swap(
     if failures and not report.replaced:
         raise failures[0]
 
-    # Nothing below can fail: the model is all converted, or, above, not at all.
-    for parent, name, _, _, layer in report._places:
-        parent._modules[name] = layer
     for entry in report.replaced:
         _ORIGINALS[entry.layer] = entry.conv
+    put_all((parent, name, layer) for parent, name, _, _, layer in report._places)
     return report
+
+
+def put_all(places: Iterable[tuple[nn.Module, str, nn.Module]]) -> None:
+    """Puts modules in their places, (parent, name, module): all of them, or, if interrupted, none."""
+    before: list[tuple[nn.Module, str, nn.Module | None]] = []
+    try:
+        for parent, name, module in places:
+            before.append((parent, name, parent._modules[name]))
+            parent._modules[name] = module
+    except BaseException:
+        for parent, name, old in before:
+            parent._modules[name] = old
+        raise
 
 
 def original(layer: nn.Module) -> nn.Module | None:

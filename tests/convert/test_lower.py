@@ -143,6 +143,15 @@ def test_onnx_of_one_layer():
     onnx_agrees(model, x, sizes(2), torch.randn(3, 4, 9, 11), torch.randn(1, 4, 16, 5))
 
 
+def test_onnx_in_three_axes():
+    """Sizes that change, boundaries and strides."""
+    layers = [
+        lc.LConv3d(4, 6, lc.AffineGenerators.named("se", 3, padding_mode=mode), stride=stride)
+        for mode, stride in (("circular", 2), ("replicate", 1), ("zeros", 3))
+    ]
+    onnx_agrees(Many(layers), torch.randn(2, 4, 4, 5, 3), sizes(3), torch.randn(1, 4, 5, 4, 6))
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["affine", "constant", "field", "stencil"])

@@ -285,6 +285,44 @@ def test_project():
         lc.convert.project(nn.Sequential(nn.ReLU()), ring, 0.5)
 
 
+class Interrupted(dict):
+    """The modules of a model, whose second change is followed by an interrupt."""
+
+    changes = 0
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        self.changes += 1
+        if self.changes == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_leaves_nothing_half_done():
+    ring = lc.StencilGenerators(torch.tensor([[1.0, 1, 1, 1]]), RINGS[:4])
+    model = nn.Sequential(*(nn.Conv2d(2, 2, 3, padding=1) for _ in range(3)))
+    report = None
+
+    def swap():
+        nonlocal report
+        report = lc.convert.swap(model, "shifts")
+
+    def project(strength):
+        return lambda: lc.convert.project(model, ring, strength)
+
+    for step in (swap, lambda: report.undo(), swap, project(0.5), project(1.0)):
+        modules, state = dict(model.named_modules()), copy.deepcopy(model.state_dict())
+        plain = model._modules
+        model.__dict__["_modules"] = Interrupted(plain)
+        with pytest.raises(KeyboardInterrupt):
+            step()
+        assert dict(model.named_modules()) == modules
+        now = model.state_dict()
+        assert list(now) == list(state) and all(torch.equal(now[name], state[name]) for name in state)
+        model.__dict__["_modules"] = plain
+        step()
+        assert dict(model.named_modules()) != modules
+
+
 RINGS = [[0, 1], [0, -1], [1, 0], [-1, 0], [1, 1], [1, -1], [-1, 1], [-1, -1]]
 
 

@@ -120,7 +120,7 @@ class GraphCorrelation {
     for (int64_t node = first; node < first + count; ++node, products += columns_) {
       const S* own = f + node * step;
       for (int64_t k = rows_.starts[node]; k < rows_.starts[node + 1]; ++k) {
-        gather_.fetch_ahead(f, k, width);
+        gather_.fetch_ahead(f, k, width * static_cast<int64_t>(sizeof(S)), nullptr, 0);
         const S* row = f + rows_.nodes[k] * step;
         for (int64_t i = 0; i < p_.generators; ++i) {
           const A* h = products + i * width;

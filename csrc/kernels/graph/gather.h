@@ -26,22 +26,28 @@ class Gather {
     const S* base = static_cast<const S*>(source_.data) + batch * source_.batch_stride + channel;
     const int64_t step = source_.stride[2], identity = p_.layer.identity;
     for (int64_t node = first; node < first + count; ++node, panel += stride) {
-      for (int64_t k = rows_.starts[node]; k < rows_.starts[node + 1]; ++k) fetch_ahead(base, k, width);
       const S* own = base + node * step;
       if (identity) copy(own, width, panel);
       sum_entries(node, base, own, width, panel + identity * width);
     }
   }
 
-  // Asks for what a later entry names: rows are on their way from memory while others are added up.
-  void fetch_ahead(const S* base, int64_t entry, int64_t width) const {
+  // Asks for what a later entry names: rows are on their way from memory while others are added up. Of the row, the
+  // first `bytes`; of the weights, those of `count` generators. Inlined always: GCC takes a function that only asks for
+  // memory for one without effects, and drops calls of it.
+  [[gnu::always_inline]] inline void fetch_ahead(const S* base, int64_t entry, int64_t bytes, const A* weights,
+                                                 int64_t count) const {
     constexpr int64_t kAhead = 16, kLine = 64;
-    const int64_t later = entry + kAhead;
-    if (later >= p_.edges) return;
-    const char* row = reinterpret_cast<const char*>(base + rows_.nodes[later] * source_.stride[2]);
-    for (int64_t k = 0; k < width * static_cast<int64_t>(sizeof(S)); k += kLine) __builtin_prefetch(row + k);
-    const A* weight = static_cast<const A*>(p_.weights) + rows_.edges[later];
-    for (int64_t i = 0; p_.weights && i < p_.layer.generators; ++i) __builtin_prefetch(weight + i * p_.edges);
+    const int64_t later = std::min(entry + kAhead, p_.edges - 1);
+    // Addresses are numbers here: nodes and edges of later tiles have not been checked yet.
+    const uintptr_t row = reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(rows_.nodes[later]) *
+                                                                  static_cast<uintptr_t>(source_.stride[2]) * sizeof(S);
+    const uintptr_t weight =
+        reinterpret_cast<uintptr_t>(weights) + static_cast<uintptr_t>(rows_.edges[later]) * sizeof(A);
+    for (int64_t k = 0; k < bytes; k += kLine) __builtin_prefetch(reinterpret_cast<const void*>(row + k));
+    for (int64_t r = 0; r < count; ++r) {
+      __builtin_prefetch(reinterpret_cast<const void*>(weight + r * p_.edges * sizeof(A)));
+    }
   }
 
  private:
@@ -118,7 +124,10 @@ class Gather {
       for (int v = 0; v < kVectors; ++v) mine[v] = read(own, v);
     }
     const int64_t end = rows_.starts[node + 1], step = source_.stride[2];
+    // Rows are asked for once, with the first generators.
+    const int64_t bytes = i == 0 ? (kPart ? lanes : kVectors * kLanes<A>)*static_cast<int64_t>(sizeof(S)) : 0;
     for (int64_t k = rows_.starts[node]; k < end; ++k) {
+      fetch_ahead(base, k, bytes, weights, kCount);
       const S* row = base + rows_.nodes[k] * step;
       const A* weight = weights + rows_.edges[k];
       Vector<A> x[kVectors];
