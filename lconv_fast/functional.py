@@ -94,9 +94,9 @@ def lconv_for(
     """`lconv` on grids of `ndim` axes, with errors in the name of `caller`; None: dense generators on a batch."""
     plain = window is None and halo is None and residual is None
     call = _call(input, weight, generators, bias, stride, groups, ndim) if plain else None
-    if call is not None and call in _passed:
-        v, steps = generators.coefficients(), _passed[call]
-        return _mixed_and_finished(generators, v, input, weight, bias, None, activation, steps, groups)
+    if call is not None and (passed := _passed.get(call)) is not None:
+        v = generators.coefficients()
+        return _mixed_and_finished(generators, v, input, weight, bias, None, activation, passed, groups)
     check_input_type(caller, input)
     check_float("weight", weight, (3,), "(n_L + 1, C_out, C_in / groups)")
     if not isinstance(generators, Generators):
