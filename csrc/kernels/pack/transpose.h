@@ -95,7 +95,7 @@ inline void points_to_lines(const S* from, int64_t point_stride, int64_t channel
       if (channels == 8) x = dense_points_to_lines<8>(from, points, to, line_stride);
     }
   }
-  // A few lines at a time: those of all channels of an image may fall on the same sets of the caches.
+  // A few lines at a time: reading or writing at as many places as there are channels took up to five times as long.
   const int64_t first = x;
   for (int64_t c = 0; c < channels; c += n) {
     const int64_t width = std::min<int64_t>(n, channels - c);
