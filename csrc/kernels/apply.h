@@ -5,6 +5,7 @@
 #include "factor.h"
 #include "pack/packer.h"
 #include "phases.h"
+#include "strips/apply.h"
 #include "tiles.h"
 #include "workspace.h"
 
@@ -17,6 +18,9 @@ void apply_at(const Problem& p, bool transposed, const int64_t* phase, const Vie
   using A = Accumulate<S>;
   const Plan plan = plan_apply(p, transposed);
   const Neighbours near(p, transposed, phase);
+  if (takes_strips<S>(p, transposed, near, source, target)) {
+    return apply_strips<S>(p, transposed, near, source, weight, bias, target);
+  }
   const int64_t ins = transposed ? p.out_channels : p.in_channels;
   const int64_t outs = transposed ? p.in_channels : p.out_channels;
   // One channel has both layouts: the other side decides.

@@ -10,11 +10,17 @@
 
 namespace lconv_fast::LCONV_ISA {
 
-// Channels-last data, and channels enough that padding does not take most of the product.
+// Channels-last data, and channels enough: tiles lose to padding, and `vdpbf16ps` to strips in float32 (strips/).
+#if defined(__AMX_BF16__)
+constexpr int64_t kPairChannels = 8;
+#else
+constexpr int64_t kPairChannels = 16;
+#endif
+
 inline bool takes_pairs(const Problem& p, bool transposed, const View& source, const View& target) {
   const int64_t ins = transposed ? p.out_channels : p.in_channels, outs = transposed ? p.in_channels : p.out_channels;
-  return p.scalar == Scalar::kBFloat16 && is_channels_last(source) && target.channel_stride == 1 && ins >= 8 &&
-         outs >= 8;
+  return p.scalar == Scalar::kBFloat16 && is_channels_last(source) && target.channel_stride == 1 &&
+         ins >= kPairChannels && outs >= kPairChannels;
 }
 
 // W of one group and one block of channels as the right factor: k = r * width + c, zero past the last row and column.

@@ -5,6 +5,7 @@
 #include "pack/packer.h"
 #include "pack/weight.h"
 #include "reduction.h"
+#include "strips/correlate.h"
 #include "tiles.h"
 #include "workspace.h"
 
@@ -223,6 +224,7 @@ class Correlation {
 
 template <class S>
 void correlate(const Problem& p, const View& f, const WeightView& weight, const View& g, void* result) {
+  if (takes_strip_correlation(p, f, g)) return correlate_strips<S>(p, f, weight, g, result);
   Correlation<S>(p, f, weight, g).run(result);
 }
 

@@ -5,6 +5,7 @@
 #include "pack/cotangent.h"
 #include "pack/packer.h"
 #include "reduction.h"
+#include "strips/gram.h"
 #include "tiles.h"
 #include "workspace.h"
 
@@ -232,6 +233,7 @@ class Gram {
 
 template <class S>
 void gram(const Problem& p, const View& f, const View& g, void* result) {
+  if (takes_strip_sums(p, f, g)) return gram_strips<S>(p, f, g, result);
   Gram<S>(p, f, g).run(result);
 }
 

@@ -91,7 +91,7 @@ struct Check {
     for (int a = 0; a < kAxes; ++a) {
       const bool there = a >= kAxes - p.ndim;
       // Long rows now and then: the basis of a row pays there.
-      p.grid[a] = !there ? 1 : a == 2 && draw(0, 2) == 0 ? draw(60, 210) : draw(3, 7);
+      p.grid[a] = !there ? 1 : a == 2 && draw(0, 2) == 0 ? draw(16, 210) : draw(3, 7);
       p.halo_low[a] = there && halo ? draw(0, 2) : 0;
       p.array[a] = p.grid[a] + p.halo_low[a] + (there && halo ? draw(0, 2) : 0);
       p.step[a] = there && draw(0, 3) == 0 ? draw(2, 3) : 1;
@@ -101,8 +101,9 @@ struct Check {
     p.inverse_scale = 0.3;
     p.batch = draw(1, 5);
     p.groups = draw(1, 2);
-    p.in_channels = draw(1, 20);
-    p.out_channels = draw(1, 20);
+    // Whole vectors now and then, as most layers have.
+    p.in_channels = draw(0, 1) ? int64_t{4} << draw(0, 3) : draw(1, 20);
+    p.out_channels = draw(0, 1) ? int64_t{4} << draw(0, 3) : draw(1, 20);
     p.generators = draw(1, 14);
     ins = p.groups * p.in_channels;
     outs = p.groups * p.out_channels;
@@ -123,7 +124,9 @@ struct Check {
       }
     }
     coefficients.resize(p.generators * p.component_count * slot_size());
-    for (T& v : coefficients) v = static_cast<T>(normal());
+    // Zeros decide which products are left out.
+    const int64_t zeros = p.kind == CoefficientKind::kSampled ? 0 : draw(0, 3);
+    for (T& v : coefficients) v = static_cast<T>(draw(0, 3) < zeros ? 0 : normal());
     for (int64_t i = 0; shifts && i < p.generators; ++i) {
       T* const row = coefficients.data() + i * p.component_count;
       const int64_t tap = draw(-1, p.component_count - 1);
