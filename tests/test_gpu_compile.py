@@ -57,10 +57,16 @@ def compiled(folder, target, triton="", cases="representative"):
     return json.loads(out.read_text())
 
 
+# They mix W with the numbers of the generators: a few thousand elements, and no product of a grid.
+MIXING = {"basis_weight_kernel", "weight_gradient_kernel"}
+
+
 def check(rows, target):
     assert rows
     for row in rows:
-        half = "float16" in row["case"] and "correlate C=" not in row["case"]  # on graphs: sums over channels
+        half = (
+            "float16" in row["case"] and row["kernel"] not in MIXING and "correlate C=" not in row["case"]
+        )  # on graphs: sums over channels
         assert row["shared"] <= row["shared_limit"], row
         assert row["stack"] == 0, f"registers spilled: {row}"
         if half or "float64" in row["case"]:

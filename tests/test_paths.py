@@ -179,7 +179,7 @@ def test_explain_refuses():
     with pytest.raises(TypeError, match="expected a layer with generators on a grid, got Linear"):
         lc.explain(torch.nn.Linear(2, 2), (1, 2))
     with pytest.raises(
-        ValueError, match=r"expected a shape \(N, 3, \*spatial\) with 2 spatial axes, got \(1, 4, 8, 8\)"
+        ValueError, match=r"input_shape: expected \(N, 3, \*spatial\) with 2 spatial axes, got \(1, 4, 8, 8\)"
     ):
         lc.explain(lc.LConv2d(3, 3), (1, 4, 8, 8))
 

@@ -82,13 +82,17 @@ class Machine:
         here = active.reshape(self.programs, -1)
         some = here.any(1)
         if not (here == self.running.reshape(self.programs, -1))[some].all():
-            raise Fault("a barrier is reached by some threads of a program and not by others")
+            raise Waits
         self.shared.epoch[some] += 1
 
 
 def poison(like: Array) -> Any:
     """All bits set: a NaN in every floating-point format, and an address in no buffer."""
     return True if like.dtype == np.bool_ else like.dtype.type(np.iinfo(like.dtype).max)
+
+
+class Waits(Exception):
+    """A barrier is reached by some threads of a program: they wait for the others."""
 
 
 RETURN = "ret"
@@ -107,15 +111,28 @@ class Compiled:
             Fault: with the instruction that caused it.
         """
         waiting: dict[int, Mask] = {0: None}  # by program counter
+        at_barrier: set[int] = set()  # those among them that cannot go on before more threads come
         with np.errstate(all="ignore"):  # a card does not trap
             while waiting:
-                pc = min(waiting)
+                pc = min((place for place in waiting if place not in at_barrier), default=-1)
+                if pc < 0:
+                    pc = min(waiting)
+                    raise Fault(
+                        f"{self.program.name}: a barrier is reached by some threads of a program and not by others, at "
+                        f"instruction {pc}: {self.program.code[pc].text}"
+                    )
                 active = waiting.pop(pc)
-                for place, mask in self._advance(machine, pc, active, min(waiting, default=len(self.steps))):
+                meeting = min((place for place in waiting if place > pc), default=len(self.steps))
+                places, waits = self._advance(machine, pc, active, meeting)
+                for place, mask in places:
                     waiting[place] = _union(waiting[place], mask) if place in waiting else mask
+                    at_barrier.discard(place)
+                    if waits:
+                        at_barrier.add(place)
 
-    def _advance(self, machine: Machine, pc: int, active: Mask, meeting: int) -> list[tuple[int, Mask]]:
-        """Runs the threads `active` from `pc` until they part or come to `meeting`; where they are then."""
+    def _advance(self, machine: Machine, pc: int, active: Mask, meeting: int) -> tuple[list[tuple[int, Mask]], bool]:
+        """Runs the threads `active` from `pc` until they part or come to `meeting` or to a barrier that others have not
+        reached; where they are then, and whether it is that."""
         code, steps, guards = self.program.code, self.steps, self.guards
         try:
             while pc < meeting:
@@ -135,14 +152,16 @@ class Compiled:
                 rest = None if mask is None else _without(active, mask)
                 if rest is None or not rest.any():
                     if step == RETURN:
-                        return []
+                        return [], False
                     pc = self.program.labels[step]
                     continue
                 parted = [] if step == RETURN else [(self.program.labels[step], mask)]
-                return [*parted, (pc + 1, rest)]
+                return [*parted, (pc + 1, rest)], False
+        except Waits:
+            return [(pc, active)], True
         except Fault as fault:
             raise Fault(f"{self.program.name}: {fault}, at instruction {pc}: {code[pc].text}") from None
-        return [(pc, active)] if pc < len(steps) else []
+        return ([(pc, active)] if pc < len(steps) else []), False
 
 
 def _guarded(predicate: Any, instruction: Instruction, active: Mask) -> Mask:

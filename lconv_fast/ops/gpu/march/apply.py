@@ -345,7 +345,7 @@ def march_apply_kernel(
                 total += (factor[:, None] if b == n - 1 else factor) * sums[b]
         if has_bias and apart:
             total += tl.load(bias + group * outs + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
-        if has_residual or activation != 0:
+        if has_residual or keep or activation != 0:
             results = in_blocks(total, warps)
             if has_residual:
                 more = ()
