@@ -125,10 +125,13 @@ class Compiled:
                 meeting = min((place for place in waiting if place > pc), default=len(self.steps))
                 places, waits = self._advance(machine, pc, active, meeting)
                 for place, mask in places:
-                    waiting[place] = _union(waiting[place], mask) if place in waiting else mask
-                    at_barrier.discard(place)
-                    if waits:
-                        at_barrier.add(place)
+                    if place in waiting:
+                        waiting[place] = _union(waiting[place], mask)
+                        at_barrier.discard(place)
+                    else:
+                        waiting[place] = mask
+                        if waits:
+                            at_barrier.add(place)
 
     def _advance(self, machine: Machine, pc: int, active: Mask, meeting: int) -> tuple[list[tuple[int, Mask]], bool]:
         """Runs the threads `active` from `pc` until they part or come to `meeting` or to a barrier that others have not
