@@ -233,7 +233,8 @@ class Gram {
 
 template <class S>
 void gram(const Problem& p, const View& f, const View& g, void* result) {
-  if (takes_strip_sums(p, f, g)) return gram_strips<S>(p, f, g, result);
+  if (takes_strip_sums(p, f, g) && gains_from_strips<Accumulate<S>>(p, false, p.out[2], p.out_channels))
+    return gram_strips<S>(p, f, g, result);
   Gram<S>(p, f, g).run(result);
 }
 

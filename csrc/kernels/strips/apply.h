@@ -10,13 +10,24 @@ namespace lconv_fast::LCONV_ISA {
 // Most of the inner dimension, and most numbers of the matrices, that leave room for a strip in the first-level cache.
 constexpr int64_t kStripDepth = 224, kStripNumbers = 8192;
 
-inline bool fits_strips(const Problem& p, bool transposed, int64_t ins, int64_t outs) {
+inline int64_t strip_products(const Problem& p, bool transposed) {
   int64_t products = p.generators + 1;
   if (p.kind == CoefficientKind::kConstant) products = std::min(products, p.component_count + 1);
   if (p.kind == CoefficientKind::kAffine)
     products = std::min<int64_t>(products, (transposed ? 3 : 2) * p.component_count + 1);
-  const int64_t depth = products * ins;
+  return products;
+}
+
+inline bool fits_strips(const Problem& p, bool transposed, int64_t ins, int64_t outs) {
+  const int64_t depth = strip_products(p, transposed) * ins;
   return ins > 0 && depth <= kStripDepth && depth * round_up(outs, 16) <= kStripNumbers;
+}
+
+// Whether strips are faster than tiles of points, measured on lines of 33 to 512: always where the outputs fill no more
+// than half a vector; else on long lines, if a matrix is used for more than one generator.
+template <class A>
+bool gains_from_strips(const Problem& p, bool transposed, int64_t line, int64_t outs) {
+  return line >= 16 && (2 * outs <= kLanes<A> || (line >= 96 && strip_products(p, transposed) > 2));
 }
 
 // Whether each component of an affine field is a difference along its own axis, as its transpose takes for granted.
@@ -46,7 +57,8 @@ bool takes_strips(const Problem& p, bool transposed, const Neighbours& near, con
   const int64_t ins = transposed ? p.out_channels : p.in_channels, outs = transposed ? p.in_channels : p.out_channels;
   const bool channels_last = target.channel_stride == 1 && source.channel_stride == 1 &&
                              (is_channels_last(source) || is_channels_last(target));
-  return channels_last && near.target[2] >= 16 && fits_strips(p, transposed, ins, outs);
+  return channels_last && gains_from_strips<Accumulate<S>>(p, transposed, near.target[2], outs) &&
+         fits_strips(p, transposed, ins, outs);
 }
 
 // The matrices of a program's rows, one group after the other: [row][channel][output].
