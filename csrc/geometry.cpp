@@ -35,7 +35,8 @@ void check(const Geometry& g) {
   }
   require(within(g.full, 1, kMostPoints) && within(g.origin, -kMostPoints, kMostPoints),
           "expected full >= 1, and origin and full within 2^48");
-  require(!g.coordinate_scale || (*g.coordinate_scale > 0 && std::isfinite(*g.coordinate_scale)),
+  require(!g.coordinate_scale || (*g.coordinate_scale > 0 && std::isfinite(*g.coordinate_scale) &&
+                                  std::isfinite(1.0 / *g.coordinate_scale)),
           "expected a positive coordinate_scale");
   const auto padding = static_cast<Padding>(g.padding_mode);
   require(padding == Padding::kZeros || within(g.halo, 0, 0), "a halo goes with padding mode zeros");

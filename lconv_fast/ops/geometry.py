@@ -8,6 +8,7 @@ schema.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
@@ -160,7 +161,9 @@ class Geometry(NamedTuple):
             "expected full >= 1, and origin and full within 2^48",
         )
         scale = self.coordinate_scale
-        require(scale is None or 0 < scale < float("inf"), "expected a positive coordinate_scale")
+        require(
+            scale is None or (0 < scale < math.inf and 1 / scale < math.inf), "expected a positive coordinate_scale"
+        )
         require(self.padding_mode == PaddingMode.ZEROS or max(self.halo) == 0, "a halo goes with padding mode zeros")
         require(
             all(c in (before, before + 1) for before, c in zip([0, *self.components], self.components))  # noqa: B905
