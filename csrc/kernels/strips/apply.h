@@ -204,7 +204,8 @@ void apply_strips(const Problem& p, bool transposed, const Neighbours& near, con
           };
           rows.for_news(s, first, points, [&](uintptr_t from) { fetch(from, points * ins * sizeof(S)); });
           fetch(reinterpret_cast<uintptr_t>(to) + points * target.stride[2] * sizeof(S), points * outs * sizeof(S));
-          std::fill(fetches.begin() + pieces, fetches.end(), reinterpret_cast<uintptr_t>(x.data()));
+          std::fill(fetches.begin() + static_cast<std::ptrdiff_t>(pieces), fetches.end(),
+                    reinterpret_cast<uintptr_t>(x.data()));
           if constexpr (std::is_same_v<S, A>) {
             multiply_strip(product, points, outs, to, target.stride[2]);
           } else {

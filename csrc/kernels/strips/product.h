@@ -105,7 +105,7 @@ __attribute__((noinline)) void multiply_strip_block(const StripProduct<A>& s, in
     for (int q = 0; q < kRows; ++q) sum[q][v] += start;
   }
   const bool whole = point + kRows <= points && left >= kVectors * kVectorLanes;
-  A buffer[kRows * kVectors * kVectorLanes];
+  A buffer[int64_t{kRows} * kVectors * kVectorLanes];
   A* const target = out + point * out_stride + column;
   A* to = whole ? target : buffer;
   const int64_t to_stride = whole ? out_stride : kVectors * kVectorLanes;
