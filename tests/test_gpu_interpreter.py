@@ -2,7 +2,6 @@
 
 import importlib.util
 import itertools
-import math
 import sys
 
 import pytest
@@ -11,65 +10,15 @@ import torch
 if importlib.util.find_spec("triton") is None:
     pytest.skip("the GPU kernels need the package triton, which this platform may not have", allow_module_level=True)
 
-from gpu_interpreter import TABLE, guarded, interpreted
-from problems import MODES, TOLERANCE, Problem, problems, relative_rms, results
+from gpu_interpreter import OPERATORS, TABLE, calls, check, fresh_memory_is_nan, interpreted
+from problems import MODES, Problem, problems, relative_rms, results
 
 import lconv_fast as lc
 from lconv_fast import form
-from lconv_fast.epilogue import ACTIVATIONS
-from lconv_fast.ops import reference
-from lconv_fast.ops.boundary import PaddingMode
-from lconv_fast.ops.geometry import CoefficientKind, Geometry, Stencil
-from lconv_fast.ops.gpu.launch import Launch
+from lconv_fast.ops.geometry import Geometry
 from lconv_fast.ops.gpu.tables import Table, tuned
-from lconv_fast.ops.gpu.views import AFFINE_BASIS
 
-OPERATORS = interpreted()
-
-
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_nan():
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
-def wide(t):
-    return t.double() if isinstance(t, torch.Tensor) else t
-
-
-def check(name, *arguments, tolerance=None, operators=OPERATORS):
-    """An operator's kernel, on guarded arguments, against the reference in float64."""
-    guards = [guarded(t) if isinstance(t, torch.Tensor) and t.numel() else t for t in arguments]
-    found = getattr(operators, name)(*guards)
-    expected = getattr(reference, name)(*map(wide, arguments))
-    for ours, theirs in zip(results(found), results(expected), strict=True):
-        assert ours.dtype == (arguments[0].dtype if name != "correlate" else ours.dtype)
-        assert relative_rms(ours, theirs) < (tolerance or TOLERANCE[arguments[0].dtype]), name
-
-
-def calls(generators, grid, dtype, stride=1, groups=1, ins=4, outs=3, batch=2, last=False, numbers=None):
-    """Each operator's name and arguments."""
-    geometry = Geometry.of(generators.stencil(), grid, [stride] * len(grid), groups)
-    output = [(size - 1) // stride + 1 for size in grid]
-
-    def data(channels, size):
-        if last:
-            return torch.randn(batch, *size, channels).to(dtype).movedim(-1, 1)
-        return torch.randn(batch, channels, *size).to(dtype)
-
-    f, g = data(ins * groups, grid), data(outs * groups, output)
-    v = generators.coefficients().detach().to(numbers or dtype)
-    w = (torch.randn(v.shape[0] + 1, outs * groups, ins) / (v.shape[0] * ins) ** 0.5).to(dtype)
-    bias = torch.randn(outs * groups).to(dtype)
-    yield "apply", (f, w, v, bias, *geometry, True, False)
-    if generators.padding_mode in ("zeros", "circular"):
-        yield "apply", (g, w, v, None, *geometry, True, True)
-        yield "backward", (g, f, w, v, *geometry, True)
-    yield "gram", (f, g, v, *geometry, True)
-    yield "correlate", (f, w, g, *geometry)
+FIXTURES = (fresh_memory_is_nan,)  # of every test here
 
 
 def chosen() -> list:
@@ -128,181 +77,6 @@ def test_many_taps():
         generators = lc.StencilGenerators(torch.randn(2, len(taps), 4, 5), taps, padding_mode=mode)
         for name, arguments in calls(generators, (4, 5), torch.float32, batch=1):
             check(name, *arguments)
-
-
-class Marched:
-    """Operators that note which marching kernels ran, with their stencils."""
-
-    def __init__(self, table=TABLE):
-        found = self.found = []
-
-        class Noting(Launch):
-            def __call__(self, programs, device, *arguments):
-                if self.kernel.fn.__name__.startswith("march"):
-                    found.append((self.kernel.fn.__name__, self.constants["stencil"]))
-                super().__call__(programs, device, *arguments)
-
-        self.operators = interpreted(table, Noting)
-
-    @property
-    def names(self):
-        return [name for name, _ in self.found]
-
-    def check(self, name, *arguments, tolerance=None):
-        """L_i f is rounded to float16 before the products. The few numbers of an affine gradient are sums over all
-        points that may cancel: what is rounded then weighs more."""
-        check(
-            name,
-            *arguments,
-            tolerance=tolerance or (1e-3 if name == "correlate" else None),
-            operators=self.operators,
-        )
-
-
-@pytest.fixture
-def marched():
-    return Marched()
-
-
-def march_calls(generators, size, dtype, ins, outs, groups=1):
-    """The operators' calls that a marching kernel may serve: the data that it marches along have 32 k channels."""
-    for i, o, names in ((ins, outs, ("forward", "gram", "correlate")), (outs, ins, ("transposed", "backward"))):
-        for name, arguments in calls(generators, size, dtype, 1, groups, i, o, 1, True, torch.float32):
-            role = ("transposed" if arguments[-1] else "forward") if name == "apply" else name
-            if role in names:
-                yield name, arguments
-
-
-SIZES = [
-    ((4, 70), 32, 20, 2),
-    ((5, 3), 64, 64, 1),
-    ((3, 4, 6), 32, 70, 1),
-    ((3, 5), 96, 70, 1),
-]  # and channels in, out, groups
-
-
-@pytest.mark.parametrize("mode", ["zeros", "circular"])
-@pytest.mark.parametrize("kind", ["affine", "field"])
-@pytest.mark.parametrize(("size", "ins", "outs", "groups"), SIZES, ids=str)
-def test_march(kind, mode, size, ins, outs, groups, marched):
-    """The marching kernels are those that run, on strips of rows, tiles of columns, 2D and 3D."""
-    n = len(size)
-    # Fields with divergence: L^T is not -L.
-    generators = lc.AffineGenerators(torch.randn(2, n, n), torch.randn(2, n), padding_mode=mode)
-    if kind == "field":
-        generators = lc.FieldGenerators(torch.randn(2, n, *size), padding_mode=mode)
-    for name, arguments in march_calls(generators, size, torch.float16, ins, outs, groups):
-        marched.check(name, *arguments)
-    names = marched.names
-    # With more features than it takes, what makes both gradients at once leaves them to the others.
-    both = outs <= 64
-    assert names.count("march_backward_kernel") == both
-    assert names.count("march_apply_kernel") == (2 if both else 3)
-    # A field's own gradient is at every point: the tile kernel's.
-    assert names.count("march_gram_kernel") == (1 if kind == "field" or n == 2 else 3)
-    assert names.count("march_moments_kernel") == (kind == "affine" and n == 2)
-
-
-@pytest.mark.parametrize("mode", ["zeros", "circular"])
-@pytest.mark.parametrize(("size", "count"), [((4, 5), 4), ((4, 5), 6), ((3, 3, 4), 12)], ids=str)
-def test_march_in_the_basis_of_affine_fields(size, count, mode, marched):
-    n = len(size)
-    generators = lc.AffineGenerators(torch.randn(count, n, n), torch.randn(count, n), padding_mode=mode)
-    for name, arguments in march_calls(generators, size, torch.float16, 32, 32):
-        marched.check(name, *arguments)
-    stencils = [stencil for name, stencil in marched.found if name in ("march_apply_kernel", "march_backward_kernel")]
-    assert len(stencils) == 3
-    assert all(s.kind == AFFINE_BASIS.value and s.generators == n * (n + 1) for s in stencils)
-
-
-@pytest.mark.parametrize(("size", "count"), [((4, 5), 6), ((3, 3, 4), 6)], ids=str)
-def test_march_with_many_fields(size, count, marched):
-    """Their sums take several launches: as many rows each as the registers of a Hopper hold."""
-    generators = lc.FieldGenerators(torch.randn(count, len(size), *size))
-    for name, arguments in march_calls(generators, size, torch.float16, 32, 32):
-        marched.check(name, *arguments)
-    most = TABLE.gram_marches[len(size), False].most_fields[1]
-    assert marched.names.count("march_gram_kernel") == 2 * math.ceil((count + 1) / most) > 2  # gram, and backward's
-
-
-def test_no_march_where_it_would_waste():
-    """Images narrower than half a tile of columns, and partial sums that are large beside the data."""
-    generators = lc.AffineGenerators.named("rotation", 2)
-    marched = Marched(Table())
-    for name, arguments in march_calls(generators, (3, 5), torch.float16, 32, 32):
-        marched.check(name, *arguments)
-    assert not marched.found
-    marched = Marched(TABLE._replace(most_sum_bytes=0))
-    for name, arguments in march_calls(generators, (3, 5), torch.float16, 32, 32):
-        if name == "backward":
-            marched.check(name, *arguments)
-    assert marched.names == ["march_apply_kernel", "march_gram_kernel"]
-
-
-def test_march_in_bfloat16(marched):
-    for count in (3, 6):
-        generators = lc.AffineGenerators(torch.randn(count, 2, 2), torch.randn(count, 2))
-        for name, arguments in march_calls(generators, (18, 5), torch.bfloat16, 32, 32):
-            marched.check(name, *arguments, tolerance=8e-3)
-    assert len(marched.found) == 10
-
-
-def test_march_without_the_identity(marched):
-    for n, size in ((2, (5, 7)), (3, (3, 2, 5))):
-        generators = lc.AffineGenerators.named("translation", n)
-        for name, arguments in march_calls(generators, size, torch.float16, 32, 32):
-            if name != "correlate":
-                position = len(arguments) - (2 if name == "apply" else 1)
-                marched.check(name, *arguments[:position], False, *arguments[position + 1 :])
-    assert len(marched.found) == 8
-
-
-@pytest.mark.parametrize("activation", [None, *ACTIVATIONS], ids=str)
-def test_march_with_an_epilogue(activation, marched):
-    """activation(z + residual) and z in the layer's own pass; as parts where the residual is laid out otherwise."""
-    generators = lc.AffineGenerators.named("se", 2)
-    _, (f, w, v, bias, *geometry, identity, _) = next(march_calls(generators, (4, 70), torch.float16, 32, 64))
-    expected = reference.apply(*map(wide, (f, w, v, bias)), *geometry, identity, False)
-    plain = torch.randn(1, 64, 4, 70).half()
-    last = guarded(plain.movedim(1, -1).contiguous()).movedim(-1, 1)
-    for residual, keep in ((None, True), (last, False), (last, True), (plain, True)):
-        z = expected if residual is None else expected + residual.double()
-        y, kept = marched.operators.finished(f, w, v, bias, residual, activation, keep, *geometry, identity)
-        truth = z if activation is None else getattr(torch.nn.functional, activation)(z)
-        assert relative_rms(y, truth) < TOLERANCE[torch.float16]
-        assert y.dtype == torch.float16 and y.stride() == expected_strides(y)
-        assert relative_rms(kept, z) < TOLERANCE[torch.float16] if keep else kept.numel() == 0
-    assert marched.names == ["march_apply_kernel"] * 4
-
-
-def expected_strides(y):
-    return torch.empty_like(y, memory_format=torch.channels_last).stride()
-
-
-def test_march_with_unequal_steps(marched):
-    """Differences other than (f(x + 1) - f(x - 1)) / 2, which only direct calls have."""
-    for kind, v in (
-        (CoefficientKind.AFFINE, torch.randn(6, 2, 3)),
-        (CoefficientKind.AFFINE, torch.randn(2, 2, 3)),
-        (CoefficientKind.SAMPLED, torch.randn(2, 2, 4, 5)),
-    ):
-        stencil = Stencil(
-            kind,
-            ((-1, 0), (1, 0), (0, 1), (0, -1)),
-            (-0.5, 0.5, 2.0, -2.0),
-            (0, 0, 1, 1),
-            PaddingMode.ZEROS,
-            2.0,
-        )
-        geometry = Geometry.of(stencil, (4, 5), [1, 1], 1)
-        f, g = (torch.randn(2, 4, 5, 32).half().movedim(-1, 1) for _ in range(2))
-        w = (torch.randn(v.shape[0] + 1, 32, 32) / 10).half()
-        marched.check("apply", f, w, v, None, *geometry, True, False)
-        marched.check("apply", g, w, v, None, *geometry, True, True)
-        marched.check("backward", g, f, w, v, *geometry, True)
-        marched.check("gram", f, g, v, *geometry, True)
-        marched.check("correlate", f, w, g, *geometry)
-    assert len(marched.found) == 14
 
 
 @pytest.mark.parametrize("transposed", [False, True])
