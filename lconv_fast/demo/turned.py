@@ -67,7 +67,7 @@ class Mean(nn.Module):
 def equivariant_network(fields: lc.AffineGenerators) -> nn.Sequential:
     """Invariant under what commutes with `fields` and with the Laplacian: rotations about a centre."""
     start = WithLengths(fields)
-    generators = nets.with_laplacian(fields)
+    generators = nets.with_laplacian(fields, (SIDE, SIDE))
     return network(lambda ins: lc.LConv2d(ins, WIDTH, generators, bias=False), 1 + len(fields.matrix), start)
 
 

@@ -5,12 +5,12 @@ A layer sum_i W^i L_i commutes with exp(t X) exactly when every L_i commutes wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from lconv_fast.checks import choice, positive_int
+from lconv_fast.checks import choice, extents, positive_int
 from lconv_fast.generators import (
     AffineDifferentialGenerators,
     AffineGenerators,
@@ -21,6 +21,7 @@ from lconv_fast.generators import (
 )
 from lconv_fast.generators.affine_differential import append_laplacian
 from lconv_fast.generators.differential import first_and_own_second
+from lconv_fast.ops.geometry import half_extent
 
 Stencil = dict[tuple[int, ...], float]
 
@@ -99,22 +100,37 @@ def equivariant(group: str, ndim: int = 2, **keywords: Any) -> Generators:
     return COMMUTANTS[group](ndim, **keywords)
 
 
-def with_laplacian(generators: AffineGenerators) -> AffineDifferentialGenerators:
+def with_laplacian(generators: AffineGenerators, spatial: Sequence[int] | None = None) -> AffineDifferentialGenerators:
     """Affine generators and the Laplacian together, each normalised (`generators.normalise`), on grids of any size.
 
     The Laplacian commutes with all rotations; with `equivariant("rotation")` it is the smoothing that fields lack.
-    Raises TypeError for other generators, ValueError for transposes.
+
+    Args:
+        spatial: the grid, for fields with a coordinate scale of their own, such as those of `centralizer`, in pixels:
+            the size that they are normalised to depends on how far it reaches. They stay the same fields; their
+            numbers are for coordinates in half extents of that grid.
+
+    Raises TypeError for other generators, ValueError for transposes, and where such a grid is missing.
     """
     if not isinstance(generators, AffineGenerators):
         raise TypeError(f"generators: expected AffineGenerators, got {type(generators).__name__}")
     if generators.transposed:
         raise ValueError("generators: expected vector fields, got transposes")
+    matrix, scale = generators.matrix.detach(), generators.coordinate_scale
+    if spatial is not None:
+        reach = half_extent(extents("spatial", spatial, generators.ndim))
+        if scale is not None:
+            matrix, scale = matrix * (reach / scale), reach
+    elif scale is not None:
+        raise ValueError(
+            f"spatial: expected the grid, since the generators have a coordinate scale of their own ({scale:g} pixels)"
+        )
     return normalise(
         AffineDifferentialGenerators(
-            *append_laplacian(generators.matrix.detach(), generators.shift.detach()),
+            *append_laplacian(matrix, generators.shift.detach()),
             first_and_own_second(generators.ndim),
             accuracy=generators.accuracy,
             padding_mode=generators.padding_mode,
-            coordinate_scale=generators.coordinate_scale,
+            coordinate_scale=scale,
         )
     )

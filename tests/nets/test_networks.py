@@ -196,6 +196,12 @@ ERRORS = [
     (lambda: unet()(None), TypeError, "LUNet: expected input to be a tensor"),
     (lambda: nets.with_laplacian(lc.generators.named("laplacian")), TypeError, "generators: expected AffineGenerators"),
     (lambda: nets.with_laplacian(lc.generators.named("se").transpose()), ValueError, "expected vector fields"),
+    (
+        lambda: nets.with_laplacian(lc.AffineGenerators.named("rotation", coordinate_scale=1.0)),
+        ValueError,
+        r"spatial: expected the grid, since the generators have a coordinate scale of their own \(1 pixels\)",
+    ),
+    (lambda: nets.with_laplacian(lc.AffineGenerators.named("rotation"), (8,)), ValueError, "spatial: expected"),
     (lambda: nets.equivariant("so"), ValueError, "group: expected one of translation"),
     (lambda: nets.equivariant("rotation", 1), ValueError, "group: 'rotation' has no motions on 1 axis"),
     (lambda: nets.equivariant("se", 4), ValueError, "ndim: expected 1, 2 or 3"),
@@ -272,6 +278,17 @@ def test_layers_commute_with_turns(group):
             worst = max(worst, ((turned - still * cmath.exp(1j * k * angle)).abs() / still.abs()).item())
         errors.append(worst)
     assert errors[0] / errors[1] > 3, errors
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (9, 33)])
+def test_fields_in_pixels_are_normalised_as_those_in_half_extents(grid):
+    """Whatever units they come in, the same operators on their grid, whose mean square is 1 for white noise."""
+    half = (max(grid) - 1) / 2
+    units = lc.AffineGenerators.named("similitude").double()
+    pixels = lc.AffineGenerators(units.matrix / half, units.shift, coordinate_scale=1.0)
+    expected, found = nets.with_laplacian(units), nets.with_laplacian(pixels, grid)
+    torch.testing.assert_close(found.to_dense(grid), expected.to_dense(grid), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.mean_square(), torch.ones(5, dtype=torch.float64))
 
 
 def test_the_default_basis_does_not_commute_with_turns():
