@@ -144,12 +144,7 @@ def lconv_for(
         output = _mixed_and_finished(generators, coefficients, input, weight, bias, residual, activation, steps, groups)
     else:
         rest = (piece.stencil, steps, groups, piece.place, piece.sides)
-        whole = None
-        if residual is not None or activation is not None:
-            whole = form.finished(piece.coefficients, input, weight, bias, residual, activation, *rest)
-        if whole is None:
-            whole = finish(form.lconv(piece.coefficients, input, weight, bias, *rest), residual, activation)
-        output = whole
+        output = form.finished(piece.coefficients, input, weight, bias, residual, activation, *rest)
     return output.squeeze(0) if unbatched else output
 
 
@@ -166,11 +161,8 @@ def _mixed_and_finished(
 ) -> Tensor:
     # Classes that mix in a way of their own, as those of sharded models, are asked for their own.
     own = getattr(type(generators), "mix", None) is not GridGenerators.mix
-    if (residual is not None or activation is not None) and not own:
-        stencil = generators.stencil()
-        output = form.finished(coefficients, input, weight, bias, residual, activation, stencil, steps, groups)
-        if output is not None:
-            return output
+    if (residual is not None or activation is not None) and not own and (stencil := generators.stencil()) is not None:
+        return form.finished(coefficients, input, weight, bias, residual, activation, stencil, steps, groups)
     return finish(generators.mix(coefficients, input, weight, bias, steps, groups), residual, activation)
 
 

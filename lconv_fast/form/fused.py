@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from lconv_fast.epilogue import differentiated, finish
 from lconv_fast.form.calculus import G, gradients_of
-from lconv_fast.form.layer import geometry_of
+from lconv_fast.form.layer import geometry_of, lconv
 from lconv_fast.form.point_sums import sum_points
 from lconv_fast.ops.geometry import Geometry, Stencil, Window
 
@@ -29,25 +29,16 @@ def finished(
     bias: Tensor | None,
     residual: Tensor | None,
     activation: str | None,
-    stencil: Stencil | None,
+    stencil: Stencil,
     stride: Sequence[int],
     groups: int,
     window: Window | None = None,
     halo: Sequence[int] | None = None,
-) -> Tensor | None:
-    """As `form.lconv`, then `epilogue.finish`.
-
-    None where that is done in its parts: on CPUs, in float32 and float64, for transposed generators, under forward-mode
-    derivatives and functorch's transforms, and in exported graphs, whose readers know the parts.
-    """
-    if stencil is None or stencil.transposed or input.dtype not in _HALVES or not on_gpu(input):
-        return None
-    if torch.compiler.is_exporting():
-        return None
-    if not torch.compiler.is_compiling() and (
-        forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
-    ):
-        return None
+) -> Tensor:
+    """`form.lconv`, then `epilogue.finish`: in one pass where that can be."""
+    if (residual is None and activation is None) or not _in_one_pass(stencil, input):
+        y = lconv(coefficients, input, weight, bias, stencil, stride, groups, window, halo)
+        return finish(y, residual, activation)
     if residual is not None:
         residual = residual.to(input.dtype)
     geometry = geometry_of(stencil, input, stride, groups, window, halo)
@@ -56,6 +47,16 @@ def finished(
     keep = recorded and activation not in (None, "relu")
     y, _ = torch.ops.lconv_fast.finished(*tensors, activation, keep, *geometry, True)
     return y
+
+
+def _in_one_pass(stencil: Stencil, input: Tensor) -> bool:
+    """Not on CPUs, in float32 and float64, for transposed generators, under forward-mode derivatives and functorch's
+    transforms, nor in exported graphs, whose readers know the parts."""
+    if stencil.transposed or input.dtype not in _HALVES or not on_gpu(input) or torch.compiler.is_exporting():
+        return False
+    return torch.compiler.is_compiling() or not (
+        forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -39,7 +39,7 @@ _lock, _users = threading.Lock(), 0
 @contextmanager
 def kept_heap() -> Iterator[None]:
     """glibc hands large arrays back when they are freed, and gets them anew: page by page, each filled with zeros by
-    the system. That took half of the time of a step. Here the heap keeps them until `give_back`."""
+    the system. That took a quarter to two fifths of the time of a step. Here the heap keeps them until `give_back`."""
     if _set is None or _heap is None or any(name.startswith("MALLOC_") for name in os.environ):
         yield
         return
