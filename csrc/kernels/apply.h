@@ -18,17 +18,19 @@ void apply_at(const Problem& p, bool transposed, const int64_t* phase, const Vie
   using A = Accumulate<S>;
   const Plan plan = plan_apply(p, transposed);
   const Neighbours near(p, transposed, phase);
-  if (takes_strips<S>(p, transposed, near, source, target)) {
-    return apply_strips<S>(p, transposed, near, source, weight, bias, target);
-  }
   const int64_t ins = transposed ? p.out_channels : p.in_channels;
   const int64_t outs = transposed ? p.in_channels : p.out_channels;
+  const LineStorePlan strip_store = plan_line_store<S>(p, near, source, ins, outs, kLeastTurned);
+  if (takes_strips<S>(p, transposed, near, source, target, strip_store)) {
+    return apply_strips<S>(p, transposed, near, source, weight, bias, target, strip_store);
+  }
   // One channel has both layouts: the other side decides.
   const bool channels_last = target.channel_stride == 1 && (is_channels_last(source) || is_channels_last(target));
   // Few channels leave vectors along them empty: vectors go along the line, transposed on the way in and out.
   const bool transposes = channels_last && has_long_rows(near.target) && lines_pay<A>(ins, outs);
   // Channels-first data go the way of channels-last ones, turned on the way in and out.
-  const LineStorePlan store = channels_last ? LineStorePlan{} : plan_line_store<S>(p, near, source, ins, outs);
+  const LineStorePlan store =
+      channels_last ? LineStorePlan{} : plan_line_store<S>(p, near, source, ins, outs, kLanes<A>);
   const bool turns = store.capacity > 0, points_major = (channels_last && !transposes) || turns;
   const bool even = even_stride(target, near.target) >= 0;  // a phase has gaps between its lines
   const Tiles tiles(near.target,

@@ -21,7 +21,7 @@ class Correlation {
         f_(f),
         g_(g),
         near_(problem, false),
-        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels)),
+        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels, kLanes<A>)),
         points_major_(is_channels_last(f) || store_.capacity > 0),
         tiles_(near_.target, points_major_ ? Tiles::kAnywhere : Tiles::kAtLongRows, store_.slab),
         blocks_(problem.in_channels, std::max(problem.generators, problem.component_count), kLanes<A>),
@@ -224,7 +224,7 @@ class Correlation {
 
 template <class S>
 void correlate(const Problem& p, const View& f, const WeightView& weight, const View& g, void* result) {
-  if (takes_strip_correlation(p, f, g)) return correlate_strips<S>(p, f, weight, g, result);
+  if (takes_strip_correlation<S>(p, f, g)) return correlate_strips<S>(p, f, weight, g, result);
   Correlation<S>(p, f, weight, g).run(result);
 }
 

@@ -33,7 +33,7 @@ class Gram {
         g_(g),
         basis_(plan_gram(problem).row_basis),
         near_(problem, false),
-        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels)),
+        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels, kLanes<A>)),
         points_major_(store_.capacity > 0 ||
                       (is_channels_last(f) &&
                        !(has_long_rows(near_.target) && lines_pay<A>(problem.in_channels, problem.out_channels)))),
@@ -233,7 +233,7 @@ class Gram {
 
 template <class S>
 void gram(const Problem& p, const View& f, const View& g, void* result) {
-  if (takes_strip_sums(p, f, g) && gains_from_strips<Accumulate<S>>(p, false, p.out[2], p.out_channels))
+  if (takes_strip_sums<S>(p, f, g) && gains_from_strips<Accumulate<S>>(p, false, p.out[2], p.out_channels))
     return gram_strips<S>(p, f, g, result);
   Gram<S>(p, f, g).run(result);
 }

@@ -21,13 +21,13 @@ struct LineStorePlan {
   int64_t slab = 0;      // lines of the target which tiles walk through all planes before they go on to the next ones
 };
 
-// A store serves lines whose points follow each other; for channels enough that vectors along them are full.
+// A store serves lines whose points follow each other, of `least` channels at least on either side.
 template <class S>
-LineStorePlan plan_line_store(const Problem& p, const Neighbours& near, const View& source, int64_t ins, int64_t outs) {
+LineStorePlan plan_line_store(const Problem& p, const Neighbours& near, const View& source, int64_t ins, int64_t outs,
+                              int64_t least_channels) {
   constexpr int64_t kMostBytes = int64_t{4} << 20;  // for each thread
   constexpr int64_t kLeastPoints = 64;              // of a strip, where the plane has them
   LineStorePlan plan;
-  const int64_t least_channels = kLanes<Accumulate<S>>;
   if (source.stride[2] != 1 || source.channel_stride == 1 || std::min(ins, outs) < least_channels) return plan;
 
   const int64_t* extent = near.transposed ? p.out : p.array;

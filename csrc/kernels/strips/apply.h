@@ -52,13 +52,26 @@ StripProgram<S> strip_program(const Problem& p, bool transposed) {
   return differences.products() <= direct.products() ? differences : direct;
 }
 
+// Channels-first data are turned on the way, from this many channels on.
+constexpr int64_t kLeastTurned = 4;
+
+// Whether one side is channels-last and the other can be read and written with its channels side by side, turned where
+// need be.
+inline bool suits_strips(const View& one, bool one_turns, const View& other, bool other_turns) {
+  const auto suits = [](const View& v, bool turns) { return turns || v.channel_stride == 1; };
+  return suits(one, one_turns) && suits(other, other_turns) &&
+         (one_turns || other_turns || is_channels_last(one) || is_channels_last(other));
+}
+inline bool turns_lines(const View& v, int64_t channels) {
+  return v.stride[2] == 1 && v.channel_stride != 1 && channels >= kLeastTurned;
+}
+
 template <class S>
-bool takes_strips(const Problem& p, bool transposed, const Neighbours& near, const View& source, const View& target) {
+bool takes_strips(const Problem& p, bool transposed, const Neighbours& near, const View& source, const View& target,
+                  const LineStorePlan& line_store) {
   const int64_t ins = transposed ? p.out_channels : p.in_channels, outs = transposed ? p.in_channels : p.out_channels;
-  const bool channels_last = target.channel_stride == 1 && source.channel_stride == 1 &&
-                             (is_channels_last(source) || is_channels_last(target));
-  return channels_last && gains_from_strips<Accumulate<S>>(p, transposed, near.target[2], outs) &&
-         fits_strips(p, transposed, ins, outs);
+  return suits_strips(source, line_store.capacity > 0, target, turns_lines(target, outs)) &&
+         gains_from_strips<Accumulate<S>>(p, transposed, near.target[2], outs) && fits_strips(p, transposed, ins, outs);
 }
 
 // The matrices of a program's rows, one group after the other: [row][channel][output].
@@ -131,15 +144,16 @@ void fill_moments(const Problem& p, const Neighbours& near, const Segment& s, A*
 
 template <class S>
 void apply_strips(const Problem& p, bool transposed, const Neighbours& near, const View& source,
-                  const WeightView& weight, const void* bias, const View& target) {
+                  const WeightView& weight, const void* bias, const View& target, const LineStorePlan& line_store) {
   using A = Accumulate<S>;
   const int64_t ins = transposed ? p.out_channels : p.in_channels;
   const int64_t outs = transposed ? p.in_channels : p.out_channels;
   const StripProgram<S> program = strip_program<S>(p, transposed);
   const StripFactor<S> main(p, transposed, weight, program.main), scaled(p, transposed, weight, program.scaled);
   const int64_t columns = main.columns();
-  const Tiles tiles(near.target, Tiles::kAtRows);
-  const Tasks tasks(p.batch, tiles.count);
+  const Tiles tiles(near.target, Tiles::kAtRows, line_store.slab);
+  const Tasks tasks(p.batch, tiles.count, line_store.capacity > 0 ? 1 : Tasks::kTogether);
+  const bool turns = target.channel_stride != 1;
   const int64_t slots = program.table == StripTable::kMoments ? p.tap_count()
                         : program.table == StripTable::kNone  ? 0
                         : transposed                          ? p.generators * p.tap_count()
@@ -151,8 +165,8 @@ void apply_strips(const Problem& p, bool transposed, const Neighbours& near, con
 
   parallel_for(tasks.count, [&](int64_t begin, int64_t end) {
     const Workspace<A> table(slots * kTile), x(kTile + kStripUnit), main_weights(main.size()),
-        scaled_weights(scaled.size()), sums(std::is_same_v<S, A> ? 0 : kTile * outs);
-    StripRows<S> rows(p, near, source, program, ins);
+        scaled_weights(scaled.size()), sums(turns || !std::is_same_v<S, A> ? kTile * outs : 0);
+    StripRows<S> rows(p, near, source, program, ins, line_store);
     scaled.make(0, 0, scaled_weights.data());
     const int64_t most = rows.most();
     std::vector<uintptr_t> fetches(strip_blocks<A>(most, outs) * program.products());
@@ -190,8 +204,8 @@ void apply_strips(const Problem& p, bool transposed, const Neighbours& near, con
                                 x.data(),
                                 starts.data() + g * columns,
                                 fetches.data()};
-        S* out = static_cast<S*>(target.data) + at.batch * target.batch_stride + g * outs + s.z * target.stride[0] +
-                 s.y * target.stride[1] + s.x * target.stride[2];
+        S* out = static_cast<S*>(target.data) + at.batch * target.batch_stride + g * outs * target.channel_stride +
+                 s.z * target.stride[0] + s.y * target.stride[1] + s.x * target.stride[2];
         for (int64_t k = 0; k < strips; ++k) {
           const int64_t first = k * most, points = std::min(most, s.length - first);
           product.rows = rows.make(s, first, points, table.data() + first);
@@ -206,7 +220,9 @@ void apply_strips(const Problem& p, bool transposed, const Neighbours& near, con
           fetch(reinterpret_cast<uintptr_t>(to) + points * target.stride[2] * sizeof(S), points * outs * sizeof(S));
           std::fill(fetches.begin() + static_cast<std::ptrdiff_t>(pieces), fetches.end(),
                     reinterpret_cast<uintptr_t>(x.data()));
-          if constexpr (std::is_same_v<S, A>) {
+          if (turns) {
+            multiply_strip(product, points, outs, sums.data() + first * outs, outs);
+          } else if constexpr (std::is_same_v<S, A>) {
             multiply_strip(product, points, outs, to, target.stride[2]);
           } else {
             multiply_strip(product, points, outs, sums.data(), outs);
@@ -218,6 +234,7 @@ void apply_strips(const Problem& p, bool transposed, const Neighbours& near, con
             }
           }
         }
+        if (turns) points_to_lines(sums.data(), outs, outs, s.length, out, target.channel_stride);
       }
     }
   });

@@ -7,9 +7,10 @@
 
 namespace lconv_fast::LCONV_ISA {
 
-inline bool takes_strip_correlation(const Problem& p, const View& f, const View& g) {
+template <class S>
+bool takes_strip_correlation(const Problem& p, const View& f, const View& g) {
   const int64_t products = p.component_count * (p.kind == CoefficientKind::kAffine ? 2 : 1);
-  return p.kind != CoefficientKind::kSampled && products <= 2 * p.generators + 2 && takes_strip_sums(p, f, g);
+  return p.kind != CoefficientKind::kSampled && products <= 2 * p.generators + 2 && takes_strip_sums<S>(p, f, g);
 }
 
 template <class S>

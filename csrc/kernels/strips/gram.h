@@ -24,8 +24,9 @@ class StripSums {
         g_(g),
         program_(program),
         near_(problem, false),
-        tiles_(near_.target, Tiles::kAtRows),
-        tasks_(problem.batch, tiles_.count),
+        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels, kLeastTurned)),
+        tiles_(near_.target, Tiles::kAtRows, store_.slab),
+        tasks_(problem.batch, tiles_.count, store_.capacity > 0 ? 1 : Tasks::kTogether),
         ins_(problem.in_channels),
         outs_(problem.out_channels),
         padded_(outer_outputs<A>(outs_)),
@@ -70,7 +71,7 @@ class StripSums {
           x(kTile),
           cotangent(kTile * k.padded_),
           scaled(kTile * k.padded_),
-          rows(k.p_, k.near_, k.f_, k.program_, k.ins_),
+          rows(k.p_, k.near_, k.f_, k.program_, k.ins_, k.store_),
           fetches(k.main_ + k.scaled_) {}
   };
 
@@ -108,6 +109,8 @@ class StripSums {
     scratch.rows.start(batch, group * ins_, s);
     const S* from = static_cast<const S*>(g_.data) + batch * g_.batch_stride + group * outs_ * g_.channel_stride +
                     s.z * g_.stride[0] + s.y * g_.stride[1] + s.x * g_.stride[2];
+    const bool turns = g_.channel_stride != 1;
+    if (turns) lines_to_points(from, g_.channel_stride, outs_, s.length, scratch.cotangent.data(), padded_);
     for (int64_t first = 0; first < s.length; first += scratch.rows.most()) {
       const int64_t points = std::min(scratch.rows.most(), s.length - first), step = g_.stride[2];
       OuterProduct<A> outer{scratch.rows.make(s, first, points, scratch.table.data() + first),
@@ -126,7 +129,11 @@ class StripSums {
         in_place = g_.channel_stride == 1 && padded_ == outs_;
         if (in_place) outer.g = from + first * step, outer.g_stride = step;
       }
-      if (!in_place) copy_cotangent(from + first * step, points, scratch.cotangent.data());
+      if (turns) {
+        outer.g = scratch.cotangent.data() + first * padded_;
+      } else if (!in_place) {
+        copy_cotangent(from + first * step, points, scratch.cotangent.data());
+      }
       add_outer(outer, outs_);
       if (scaled_ == 0) continue;
       const A* x = scratch.x.data() + first;
@@ -146,7 +153,7 @@ class StripSums {
 
   void copy_cotangent(const S* from, int64_t points, A* to) const {
     for (int64_t q = 0; q < points; ++q, from += g_.stride[2], to += padded_) {
-      for (int64_t o = 0; o < outs_; ++o) to[o] = to_accumulate(from[o * g_.channel_stride]);
+      for (int64_t o = 0; o < outs_; ++o) to[o] = to_accumulate(from[o]);
     }
   }
 
@@ -184,6 +191,7 @@ class StripSums {
   const View &f_, &g_;
   const StripProgram<S>& program_;
   const Neighbours near_;
+  const LineStorePlan store_;
   const Tiles tiles_;
   const Tasks tasks_;
   const int64_t ins_, outs_, padded_, columns_, panel_, main_, scaled_;
@@ -193,9 +201,12 @@ class StripSums {
 };
 
 // Sums of rows of few channels along lines.
-inline bool takes_strip_sums(const Problem& p, const View& f, const View& g) {
-  return f.channel_stride == 1 && g.channel_stride == 1 && (is_channels_last(f) || is_channels_last(g)) &&
-         p.out[2] >= 16 && fits_strips(p, false, p.in_channels, p.out_channels);
+template <class S>
+bool takes_strip_sums(const Problem& p, const View& f, const View& g) {
+  const LineStorePlan store =
+      plan_line_store<S>(p, Neighbours(p, false), f, p.in_channels, p.out_channels, kLeastTurned);
+  return suits_strips(f, store.capacity > 0, g, turns_lines(g, p.out_channels)) && p.out[2] >= 16 &&
+         fits_strips(p, false, p.in_channels, p.out_channels);
 }
 
 template <class S>

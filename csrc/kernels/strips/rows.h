@@ -1,6 +1,7 @@
 // Makes the panel of a strip: rows of [point][channel], each one pass over arrays that lie as the data do.
 #pragma once
 
+#include "../pack/lines.h"
 #include "../workspace.h"
 #include "product.h"
 #include "program.h"
@@ -13,11 +14,10 @@ class StripRows {
 
  public:
   StripRows(const Problem& p, const Neighbours& near, const View& source, const StripProgram<S>& program,
-            int64_t channels)
+            int64_t channels, const LineStorePlan& store)
       : p_(p),
         near_(near),
-        source_(source),
-        program_(program),
+        lines_(p, near, source, store),
         channels_(channels),
         most_(strip_points(std::max<int64_t>(1, program.rows) * channels * sizeof(A))),
         size_(round_up(most_ * channels, kLanes<A>) + 2 * kLanes<A>),
@@ -49,10 +49,10 @@ class StripRows {
 
   // The segment that strips are pieces of.
   void start(int64_t batch, int64_t channel, const Segment& s) {
-    const S* base = static_cast<const S*>(source_.data) + batch * source_.batch_stride + channel;
+    lines_.release();
     for (int64_t j = 0; j <= p_.tap_count(); ++j) {
-      const int64_t row = near_.row_offset(j, s.z, s.y, source_);
-      base_[j] = row < 0 ? nullptr : base + row;
+      const int64_t z = near_.at(j, 0).source(s.z), y = near_.at(j, 1).source(s.y);
+      base_[j] = z < 0 || y < 0 ? nullptr : lines_.find(batch, z, y) + channel;
     }
     for (auto& step : steps_) {
       if (step.axis < 0) continue;
@@ -103,7 +103,7 @@ class StripRows {
       if (!newest_[j] || !base_[j]) continue;
       const int64_t x = (s.x + first + points) * near_.at(p_.tap_count(), 2).slope();
       body(reinterpret_cast<uintptr_t>(base_[j]) +
-           static_cast<uintptr_t>(x * source_.stride[2] * static_cast<int64_t>(sizeof(S))));
+           static_cast<uintptr_t>(x * lines_.point_stride() * static_cast<int64_t>(sizeof(S))));
     }
   }
 
@@ -114,7 +114,7 @@ class StripRows {
   const A* see(int64_t j, int64_t x, int64_t points) {
     if (!base_[j]) return zeros_.data();
     const AxisTap& axis = near_.at(j, 2);
-    const int64_t step = source_.stride[2];
+    const int64_t step = lines_.point_stride();
     const bool dense = step == channels_ && axis.slope() == 1;
     if (dense && axis.regular(x, points)) {
       const S* from = base_[j] + (x + axis.shift) * step;
@@ -239,8 +239,7 @@ class StripRows {
 
   const Problem& p_;
   const Neighbours& near_;
-  const View& source_;
-  const StripProgram<S>& program_;
+  Lines<S> lines_;
   const int64_t channels_, most_, size_;  // most: points of a strip; size: of a row
   const Workspace<A> rows_, copies_, zeros_;
   std::vector<Step> steps_;
