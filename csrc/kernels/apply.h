@@ -20,7 +20,7 @@ void apply_at(const Problem& p, bool transposed, const int64_t* phase, const Vie
   const Neighbours near(p, transposed, phase);
   const int64_t ins = transposed ? p.out_channels : p.in_channels;
   const int64_t outs = transposed ? p.in_channels : p.out_channels;
-  const LineStorePlan strip_store = plan_line_store<S>(p, near, source, ins, outs, kLeastTurned);
+  const LineStorePlan strip_store = plan_strip_store<S>(p, near, source, ins, outs);
   if (takes_strips<S>(p, transposed, near, source, target, strip_store)) {
     return apply_strips<S>(p, transposed, near, source, weight, bias, target, strip_store);
   }

@@ -70,6 +70,7 @@ class Lines {
         owners_(plan.capacity, -1),
         used_(plan.capacity, 0) {}
 
+  bool turns() const { return plan_.capacity > 0; }
   int64_t point_stride() const { return plan_.capacity ? channels_ : source_.stride[2]; }
 
   // Lines found since then stay until the next call.
@@ -81,26 +82,36 @@ class Lines {
       return static_cast<const S*>(source_.data) + batch * source_.batch_stride + z * source_.stride[0] +
              y * source_.stride[1];
     }
-    const int64_t strip = y / plan_.lines, key = (batch * extent_[0] + z) * strips_ + strip;
-    if (slots_[key] < 0) fill(batch, z, strip, key);
-    const int64_t slot = slots_[key];
+    const int64_t strip = y / plan_.lines, place = key(batch, z, strip);
+    if (slots_[place] < 0) fill(batch, z, strip, place);
+    const int64_t slot = slots_[place];
     used_[slot] = now_;
     return store_.data() + slot * strip_size_ + (y - strip * plan_.lines) * extent_[2] * channels_;
   }
 
+  bool has(int64_t batch, int64_t z, int64_t y) const { return slots_[key(batch, z, y / plan_.lines)] >= 0; }
+  // The strip that line (z, y) is in: a run of points of each channel.
+  const S* begin(int64_t batch, int64_t z, int64_t y) const {
+    return static_cast<const S*>(source_.data) + batch * source_.batch_stride + z * source_.stride[0] +
+           y / plan_.lines * plan_.lines * source_.stride[1];
+  }
+  int64_t run_bytes() const { return plan_.lines * extent_[2] * static_cast<int64_t>(sizeof(S)); }
+  int64_t channel_bytes() const { return source_.channel_stride * static_cast<int64_t>(sizeof(S)); }
+  int64_t channels() const { return channels_; }
+
  private:
+  int64_t key(int64_t batch, int64_t z, int64_t strip) const { return (batch * extent_[0] + z) * strips_ + strip; }
+
   // In the place of the strip that has been here longest.
-  void fill(int64_t batch, int64_t z, int64_t strip, int64_t key) {
+  void fill(int64_t batch, int64_t z, int64_t strip, int64_t place) {
     do next_ = next_ + 1 < plan_.capacity ? next_ + 1 : 0;
     while (used_[next_] == now_);
     if (owners_[next_] >= 0) slots_[owners_[next_]] = -1;
-    owners_[next_] = key;
-    slots_[key] = next_;
+    owners_[next_] = place;
+    slots_[place] = next_;
     const int64_t first = strip * plan_.lines, lines = std::min(plan_.lines, extent_[1] - first);
-    const S* from = static_cast<const S*>(source_.data) + batch * source_.batch_stride + z * source_.stride[0] +
-                    first * source_.stride[1];
-    lines_to_points(from, source_.channel_stride, channels_, lines * extent_[2], store_.data() + next_ * strip_size_,
-                    channels_);
+    lines_to_points(begin(batch, z, first), source_.channel_stride, channels_, lines * extent_[2],
+                    store_.data() + next_ * strip_size_, channels_);
   }
 
   const View& source_;

@@ -52,25 +52,34 @@ StripProgram<S> strip_program(const Problem& p, bool transposed) {
   return differences.products() <= direct.products() ? differences : direct;
 }
 
-// Channels-first data are turned on the way, from this many channels on.
-constexpr int64_t kLeastTurned = 4;
+// Channels-first data are turned on the way, where that was measured to be faster than tiles of lines: of layers
+// without groups or stride, with channels that fill half a vector at least.
+template <class A>
+constexpr int64_t kLeastTurned = kLanes<A> / 2;
 
-// Whether one side is channels-last and the other can be read and written with its channels side by side, turned where
-// need be.
+template <class S>
+LineStorePlan plan_strip_store(const Problem& p, const Neighbours& near, const View& source, int64_t ins,
+                               int64_t outs) {
+  if (p.groups > 1 || near.at(0, 2).slope() > 1) return {};
+  return plan_line_store<S>(p, near, source, ins, outs, kLeastTurned<Accumulate<S>>);
+}
+template <class A>
+bool turns_lines(const Problem& p, const View& v, int64_t channels) {
+  return v.stride[2] == 1 && v.channel_stride != 1 && p.groups == 1 && channels >= kLeastTurned<A>;
+}
+
+// Whether two sides can be taken with their channels side by side: turned, or lying so and at least one channels-last.
 inline bool suits_strips(const View& one, bool one_turns, const View& other, bool other_turns) {
   const auto suits = [](const View& v, bool turns) { return turns || v.channel_stride == 1; };
   return suits(one, one_turns) && suits(other, other_turns) &&
          (one_turns || other_turns || is_channels_last(one) || is_channels_last(other));
-}
-inline bool turns_lines(const View& v, int64_t channels) {
-  return v.stride[2] == 1 && v.channel_stride != 1 && channels >= kLeastTurned;
 }
 
 template <class S>
 bool takes_strips(const Problem& p, bool transposed, const Neighbours& near, const View& source, const View& target,
                   const LineStorePlan& line_store) {
   const int64_t ins = transposed ? p.out_channels : p.in_channels, outs = transposed ? p.in_channels : p.out_channels;
-  return suits_strips(source, line_store.capacity > 0, target, turns_lines(target, outs)) &&
+  return suits_strips(source, line_store.capacity > 0, target, turns_lines<Accumulate<S>>(p, target, outs)) &&
          gains_from_strips<Accumulate<S>>(p, transposed, near.target[2], outs) && fits_strips(p, transposed, ins, outs);
 }
 
@@ -206,6 +215,11 @@ void apply_strips(const Problem& p, bool transposed, const Neighbours& near, con
                                 fetches.data()};
         S* out = static_cast<S*>(target.data) + at.batch * target.batch_stride + g * outs * target.channel_stride +
                  s.z * target.stride[0] + s.y * target.stride[1] + s.x * target.stride[2];
+        LineAhead next;
+        if (turns && s.y + 1 < near.target[1]) {
+          next = {out - s.x + target.stride[1], outs, target.channel_stride * static_cast<int64_t>(sizeof(S)),
+                  near.target[2] * static_cast<int64_t>(sizeof(S))};
+        }
         for (int64_t k = 0; k < strips; ++k) {
           const int64_t first = k * most, points = std::min(most, s.length - first);
           product.rows = rows.make(s, first, points, table.data() + first);
@@ -216,8 +230,13 @@ void apply_strips(const Problem& p, bool transposed, const Neighbours& near, con
             for (int64_t done = 0; done < bytes && pieces < fetches.size(); done += 64 * ins)
               fetches[pieces++] = from + done;
           };
-          rows.for_news(s, first, points, [&](uintptr_t from) { fetch(from, points * ins * sizeof(S)); });
-          fetch(reinterpret_cast<uintptr_t>(to) + points * target.stride[2] * sizeof(S), points * outs * sizeof(S));
+          rows.for_news(s, first, points, 64 * ins, fetch);
+          if (turns) {
+            next.for_pieces(64 * ins, s.x + first, s.x + first + points, near.target[2],
+                            [&](uintptr_t from) { fetch(from, 64 * ins); });
+          } else {
+            fetch(reinterpret_cast<uintptr_t>(to) + points * target.stride[2] * sizeof(S), points * outs * sizeof(S));
+          }
           std::fill(fetches.begin() + static_cast<std::ptrdiff_t>(pieces), fetches.end(),
                     reinterpret_cast<uintptr_t>(x.data()));
           if (turns) {

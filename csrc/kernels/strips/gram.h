@@ -24,7 +24,7 @@ class StripSums {
         g_(g),
         program_(program),
         near_(problem, false),
-        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels, kLeastTurned)),
+        store_(plan_strip_store<S>(problem, near_, f, problem.in_channels, problem.out_channels)),
         tiles_(near_.target, Tiles::kAtRows, store_.slab),
         tasks_(problem.batch, tiles_.count, store_.capacity > 0 ? 1 : Tasks::kTogether),
         ins_(problem.in_channels),
@@ -110,6 +110,11 @@ class StripSums {
     const S* from = static_cast<const S*>(g_.data) + batch * g_.batch_stride + group * outs_ * g_.channel_stride +
                     s.z * g_.stride[0] + s.y * g_.stride[1] + s.x * g_.stride[2];
     const bool turns = g_.channel_stride != 1;
+    LineAhead next;
+    if (turns && s.y + 1 < near_.target[1]) {
+      next = {from - s.x + g_.stride[1], outs_, g_.channel_stride * static_cast<int64_t>(sizeof(S)),
+              near_.target[2] * static_cast<int64_t>(sizeof(S))};
+    }
     if (turns) lines_to_points(from, g_.channel_stride, outs_, s.length, scratch.cotangent.data(), padded_);
     for (int64_t first = 0; first < s.length; first += scratch.rows.most()) {
       const int64_t points = std::min(scratch.rows.most(), s.length - first), step = g_.stride[2];
@@ -123,7 +128,7 @@ class StripSums {
                             panel_,
                             columns_,
                             scratch.fetches.data()};
-      fill_fetches(s, first, points, reinterpret_cast<uintptr_t>(from + (first + points) * step), scratch);
+      fill_fetches(s, first, points, reinterpret_cast<uintptr_t>(from + (first + points) * step), next, scratch);
       bool in_place = false;
       if constexpr (std::is_same_v<S, A>) {
         in_place = g_.channel_stride == 1 && padded_ == outs_;
@@ -158,16 +163,22 @@ class StripSums {
   }
 
   // The next strip's news and cotangents, a piece of as many cache lines as a row of this one's products has points.
-  void fill_fetches(const Segment& s, int64_t first, int64_t points, uintptr_t cotangent, Scratch& scratch) const {
+  void fill_fetches(const Segment& s, int64_t first, int64_t points, uintptr_t cotangent, const LineAhead& next,
+                    Scratch& scratch) const {
     size_t pieces = 0;
     const auto fetch = [&](uintptr_t from, int64_t bytes) {
       for (int64_t done = 0; done < bytes && pieces < scratch.fetches.size(); done += ins_ * points * 4) {
         scratch.fetches[pieces++] = from + static_cast<uintptr_t>(done);
       }
     };
-    const auto bytes = [&](int64_t channels) { return points * channels * static_cast<int64_t>(sizeof(S)); };
-    fetch(cotangent, bytes(outs_));
-    scratch.rows.for_news(s, first, points, [&](uintptr_t from) { fetch(from, bytes(ins_)); });
+    const int64_t piece = ins_ * points * 4;
+    if (g_.channel_stride == 1) {
+      fetch(cotangent, points * outs_ * static_cast<int64_t>(sizeof(S)));
+    } else {
+      next.for_pieces(piece, s.x + first, s.x + first + points, near_.target[2],
+                      [&](uintptr_t from) { fetch(from, piece); });
+    }
+    scratch.rows.for_news(s, first, points, piece, fetch);
     std::fill(scratch.fetches.begin() + pieces, scratch.fetches.end(), cotangent);
   }
 
@@ -203,9 +214,8 @@ class StripSums {
 // Sums of rows of few channels along lines.
 template <class S>
 bool takes_strip_sums(const Problem& p, const View& f, const View& g) {
-  const LineStorePlan store =
-      plan_line_store<S>(p, Neighbours(p, false), f, p.in_channels, p.out_channels, kLeastTurned);
-  return suits_strips(f, store.capacity > 0, g, turns_lines(g, p.out_channels)) && p.out[2] >= 16 &&
+  const LineStorePlan store = plan_strip_store<S>(p, Neighbours(p, false), f, p.in_channels, p.out_channels);
+  return suits_strips(f, store.capacity > 0, g, turns_lines<Accumulate<S>>(p, g, p.out_channels)) && p.out[2] >= 16 &&
          fits_strips(p, false, p.in_channels, p.out_channels);
 }
 

@@ -3,6 +3,7 @@
 
 #include "../pack/lines.h"
 #include "../workspace.h"
+#include "ahead.h"
 #include "product.h"
 #include "program.h"
 
@@ -54,6 +55,8 @@ class StripRows {
       const int64_t z = near_.at(j, 0).source(s.z), y = near_.at(j, 1).source(s.y);
       base_[j] = z < 0 || y < 0 ? nullptr : lines_.find(batch, z, y) + channel;
     }
+    ahead_.clear();
+    if (lines_.turns() && channel == 0 && s.y + 1 < near_.target[1]) look_ahead(batch, s);
     for (auto& step : steps_) {
       if (step.axis < 0) continue;
       for (auto& term : step.terms) {
@@ -95,20 +98,35 @@ class StripRows {
     return row_.data();
   }
 
-  // Where the next strip's data lie that no strip has read before, if lines are taken in order: of the taps in each
-  // plane, the row furthest on.
+  // body(from, bytes) where the next strip's data lie that no strip has read before, if lines are taken in order: of
+  // the taps in each plane, the row furthest on. Of data that are turned, pieces of the lines that the next line needs.
   template <class Body>
-  void for_news(const Segment& s, int64_t first, int64_t points, Body body) const {
+  void for_news(const Segment& s, int64_t first, int64_t points, int64_t piece, Body body) const {
+    const int64_t x_first = s.x + first;
+    for (const LineAhead& line : ahead_) {
+      line.for_pieces(piece, x_first, x_first + points, near_.target[2], [&](uintptr_t from) { body(from, piece); });
+    }
+    if (lines_.turns()) return;
+    const int64_t bytes = points * channels_ * static_cast<int64_t>(sizeof(S));
     for (int64_t j = 0; j <= p_.tap_count(); ++j) {
       if (!newest_[j] || !base_[j]) continue;
-      const int64_t x = (s.x + first + points) * near_.at(p_.tap_count(), 2).slope();
+      const int64_t x = (x_first + points) * near_.at(p_.tap_count(), 2).slope();
       body(reinterpret_cast<uintptr_t>(base_[j]) +
-           static_cast<uintptr_t>(x * lines_.point_stride() * static_cast<int64_t>(sizeof(S))));
+               static_cast<uintptr_t>(x * lines_.point_stride() * static_cast<int64_t>(sizeof(S))),
+           bytes);
     }
   }
 
  private:
   using Step = StripStep<A>;
+
+  void look_ahead(int64_t batch, const Segment& s) {
+    for (int64_t j = 0; j <= p_.tap_count(); ++j) {
+      const int64_t z = near_.at(j, 0).source(s.z), y = near_.at(j, 1).source(s.y + 1);
+      if (!newest_[j] || z < 0 || y < 0 || lines_.has(batch, z, y)) continue;
+      ahead_.emplace_back(lines_.begin(batch, z, y), lines_.channels(), lines_.channel_bytes(), lines_.run_bytes());
+    }
+  }
 
   // What tap j sees at the points from x on.
   const A* see(int64_t j, int64_t x, int64_t points) {
@@ -246,6 +264,7 @@ class StripRows {
   std::vector<const S*> base_;  // of each tap: the row it sees, or none
   std::vector<const A*> at_;    // of each source: its values at the strip's points
   std::vector<const A*> row_;
+  std::vector<LineAhead> ahead_;
   std::vector<bool> wanted_, newest_;  // of each tap
 };
 
