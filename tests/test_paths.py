@@ -87,6 +87,32 @@ def test_gradients_of_affine_numbers_by_either_way(count):
         assert relative_rms(a, b) < 1e-13
 
 
+@pytest.mark.parametrize("x_last", [False, True])
+@pytest.mark.parametrize("g_last", [False, True])
+@pytest.mark.parametrize("spatial", [(131,), (3, 109), (2, 3, 100)], ids=str)
+def test_few_channels_on_long_lines_in_any_layout(spatial, x_last, g_last):
+    """Strips, and what they leave to tiles: channels-first data are turned on the way, from half a vector on."""
+    n = len(spatial)
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
+        for mode, ins, outs in (("zeros", 8, 8), ("reflect", 16, 24), ("circular", 12, 32), ("replicate", 33, 17)):
+            generators = lc.AffineGenerators.named("affine", n, padding_mode=mode).to(dtype)
+            count, v = generators.num_generators, generators.coefficients()
+            geometry = Geometry.of(generators.stencil(), spatial, [1] * n, 1)
+            x, g = (torch.randn(3, c, *spatial, dtype=dtype) for c in (ins, outs))
+            x, g = (
+                t.movedim(1, -1).contiguous().movedim(-1, 1) if last else t for t, last in ((x, x_last), (g, g_last))
+            )
+            w, b = torch.randn(count + 1, outs, ins, dtype=dtype), torch.randn(outs, dtype=dtype)
+            calls = [("apply", (x, w, v, b, *geometry, True, False)), ("gram", (x, g, v, *geometry, True))]
+            calls.append(("correlate", (x, w, g, *geometry)))
+            if mode in ("zeros", "circular"):
+                calls.append(("apply", (g, w, v, None, *geometry, True, True)))
+            for name, arguments in calls:
+                wide = [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
+                found = getattr(torch.ops.lconv_fast, name)(*arguments)
+                assert relative_rms(found.double(), getattr(reference, name)(*wide)) < tolerance, (name, mode)
+
+
 SMALLER_TILES = """
 import torch
 import lconv_fast as lc
