@@ -118,7 +118,7 @@ class _LConv(nn.Module):
         # nn.Module asks here for what is neither attribute nor parameter: with factorized=True, the weight.
         if name == "weight" and self.__dict__.get("factorized"):
             return self._composed_weight()
-        return super().__getattr__(name)
+        return nn.Module.__getattr__(self, name)
 
     def _composed_weight(self) -> Tensor:
         """W^0, and W^i = W^0 eps^i within each group: (n_L + 1, out, in / groups)."""

@@ -104,7 +104,7 @@ def call_in_place(layer: Any, input: Tensor, call: Call) -> Tensor:
         output = entry.call(layer, input, call)
         if output is not None:
             return output
-    if not torch.compiler.is_compiling() and layer in _seen:
+    if not torch.compiler.is_compiling() and _seen and layer in _seen:
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError(_RECOMPUTED)
         _seen.discard(layer)
