@@ -29,8 +29,7 @@ void apply_at(const Problem& p, bool transposed, const int64_t* phase, const Vie
   // Few channels leave vectors along them empty: vectors go along the line, transposed on the way in and out.
   const bool transposes = channels_last && has_long_rows(near.target) && lines_pay<A>(ins, outs);
   // Channels-first data go the way of channels-last ones, turned on the way in and out.
-  const LineStorePlan store =
-      channels_last ? LineStorePlan{} : plan_line_store<S>(p, near, source, ins, outs, kLanes<A>);
+  const LineStorePlan store = channels_last ? LineStorePlan{} : plan_tile_store<S>(p, near, source, ins, outs);
   const bool turns = store.capacity > 0, points_major = (channels_last && !transposes) || turns;
   const bool even = even_stride(target, near.target) >= 0;  // a phase has gaps between its lines
   const Tiles tiles(near.target,

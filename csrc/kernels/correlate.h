@@ -21,7 +21,7 @@ class Correlation {
         f_(f),
         g_(g),
         near_(problem, false),
-        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels, kLanes<A>)),
+        store_(plan_tile_store<S>(problem, near_, f, problem.in_channels, problem.out_channels)),
         points_major_(is_channels_last(f) || store_.capacity > 0),
         tiles_(near_.target, points_major_ ? Tiles::kAnywhere : Tiles::kAtLongRows, store_.slab),
         blocks_(problem.in_channels, std::max(problem.generators, problem.component_count), kLanes<A>),

@@ -33,7 +33,7 @@ class Gram {
         g_(g),
         basis_(plan_gram(problem).row_basis),
         near_(problem, false),
-        store_(plan_line_store<S>(problem, near_, f, problem.in_channels, problem.out_channels, kLanes<A>)),
+        store_(plan_tile_store<S>(problem, near_, f, problem.in_channels, problem.out_channels)),
         points_major_(store_.capacity > 0 ||
                       (is_channels_last(f) &&
                        !(has_long_rows(near_.target) && lines_pay<A>(problem.in_channels, problem.out_channels)))),

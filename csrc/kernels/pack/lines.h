@@ -1,6 +1,6 @@
-// The lines of a source as points-major packers read them: a point's channels side by side. Channels-last data are read
-// where they lie. Channels-first data are transposed in registers, strip by strip, into a store of a few strips, which
-// neighbouring tiles share.
+// The lines of a source as points-major packers read them: a point's channels side by side, in the type that they work
+// in. Channels-last data of that type are read where they lie. Others are transposed in registers, or converted, strip
+// by strip, into a store of a few strips, which neighbouring tiles share.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include "../../plan.h"
 #include "../neighbours.h"
 #include "../workspace.h"
+#include "ahead.h"
 #include "transpose.h"
 
 namespace lconv_fast::LCONV_ISA {
@@ -21,15 +22,14 @@ struct LineStorePlan {
   int64_t slab = 0;      // lines of the target which tiles walk through all planes before they go on to the next ones
 };
 
-// A store serves lines whose points follow each other, of `least` channels at least on either side.
-template <class S>
-LineStorePlan plan_line_store(const Problem& p, const Neighbours& near, const View& source, int64_t ins, int64_t outs,
-                              int64_t least_channels) {
+inline bool is_channels_first(const View& v) { return v.channel_stride != 1 && v.stride[2] == 1; }
+
+// For numbers of type T in the store.
+template <class T>
+LineStorePlan plan_line_store(const Problem& p, const Neighbours& near, const View& source, int64_t ins) {
   constexpr int64_t kMostBytes = int64_t{4} << 20;  // for each thread
   constexpr int64_t kLeastPoints = 64;              // of a strip, where the plane has them
   LineStorePlan plan;
-  if (source.stride[2] != 1 || source.channel_stride == 1 || std::min(ins, outs) < least_channels) return plan;
-
   const int64_t* extent = near.transposed ? p.out : p.array;
   int64_t low[2] = {0, 0}, high[2] = {0, 0};
   std::vector<std::pair<int64_t, int64_t>> seen;  // lines that one point needs
@@ -38,8 +38,9 @@ LineStorePlan plan_line_store(const Problem& p, const Neighbours& near, const Vi
     for (int a = 0; a < 2; ++a) low[a] = std::min(low[a], at[a]), high[a] = std::max(high[a], at[a]);
     if (std::find(seen.begin(), seen.end(), std::pair(at[0], at[1])) == seen.end()) seen.emplace_back(at[0], at[1]);
   }
-  if (source.stride[1] == extent[2]) plan.lines = std::clamp<int64_t>(kLeastPoints / extent[2], 1, extent[1]);
-  const int64_t bytes = plan.lines * extent[2] * p.groups * ins * static_cast<int64_t>(sizeof(S));
+  if (source.stride[1] == extent[2] * source.stride[2])
+    plan.lines = std::clamp<int64_t>(kLeastPoints / extent[2], 1, extent[1]);
+  const int64_t bytes = plan.lines * extent[2] * p.groups * ins * static_cast<int64_t>(sizeof(T));
   const int64_t least = static_cast<int64_t>(seen.size()) + 1;
   if (least * bytes > kMostBytes) return plan;
 
@@ -55,7 +56,15 @@ LineStorePlan plan_line_store(const Problem& p, const Neighbours& near, const Vi
   return plan;
 }
 
+// Tiles turn channels-first data if their channels fill a vector on either side.
 template <class S>
+LineStorePlan plan_tile_store(const Problem& p, const Neighbours& near, const View& source, int64_t ins, int64_t outs) {
+  if (!is_channels_first(source) || std::min(ins, outs) < kLanes<Accumulate<S>>) return {};
+  return plan_line_store<S>(p, near, source, ins);
+}
+
+// T: the type that is worked in. Without a store it is that of the data.
+template <class S, class T = S>
 class Lines {
  public:
   Lines(const Problem& p, const Neighbours& near, const View& source, const LineStorePlan& plan)
@@ -70,16 +79,16 @@ class Lines {
         owners_(plan.capacity, -1),
         used_(plan.capacity, 0) {}
 
-  bool turns() const { return plan_.capacity > 0; }
+  bool stores() const { return plan_.capacity > 0; }
   int64_t point_stride() const { return plan_.capacity ? channels_ : source_.stride[2]; }
 
   // Lines found since then stay until the next call.
   void release() { ++now_; }
 
   // Line (z, y) of a sample, from its first channel on.
-  const S* find(int64_t batch, int64_t z, int64_t y) {
+  const T* find(int64_t batch, int64_t z, int64_t y) {
     if (!plan_.capacity) {
-      return static_cast<const S*>(source_.data) + batch * source_.batch_stride + z * source_.stride[0] +
+      return static_cast<const T*>(source_.data) + batch * source_.batch_stride + z * source_.stride[0] +
              y * source_.stride[1];
     }
     const int64_t strip = y / plan_.lines, place = key(batch, z, strip);
@@ -90,16 +99,20 @@ class Lines {
   }
 
   bool has(int64_t batch, int64_t z, int64_t y) const { return slots_[key(batch, z, y / plan_.lines)] >= 0; }
-  // The strip that line (z, y) is in: a run of points of each channel.
-  const S* begin(int64_t batch, int64_t z, int64_t y) const {
-    return static_cast<const S*>(source_.data) + batch * source_.batch_stride + z * source_.stride[0] +
-           y / plan_.lines * plan_.lines * source_.stride[1];
+  // What filling the strip of line (z, y) reads: a run of points of each channel, or all together.
+  LineAhead strip_of(int64_t batch, int64_t z, int64_t y) const {
+    constexpr int64_t kBytes = sizeof(S);
+    const S* from = begin(batch, z, y / plan_.lines * plan_.lines);
+    const int64_t bytes = plan_.lines * extent_[2] * source_.stride[2] * kBytes;
+    return turns() ? LineAhead(from, channels_, source_.channel_stride * kBytes, bytes) : LineAhead(from, 1, 0, bytes);
   }
-  int64_t run_bytes() const { return plan_.lines * extent_[2] * static_cast<int64_t>(sizeof(S)); }
-  int64_t channel_bytes() const { return source_.channel_stride * static_cast<int64_t>(sizeof(S)); }
-  int64_t channels() const { return channels_; }
 
  private:
+  bool turns() const { return source_.channel_stride != 1; }
+  const S* begin(int64_t batch, int64_t z, int64_t y) const {
+    return static_cast<const S*>(source_.data) + batch * source_.batch_stride + z * source_.stride[0] +
+           y * source_.stride[1];
+  }
   int64_t key(int64_t batch, int64_t z, int64_t strip) const { return (batch * extent_[0] + z) * strips_ + strip; }
 
   // In the place of the strip that has been here longest.
@@ -110,15 +123,20 @@ class Lines {
     owners_[next_] = place;
     slots_[place] = next_;
     const int64_t first = strip * plan_.lines, lines = std::min(plan_.lines, extent_[1] - first);
-    lines_to_points(begin(batch, z, first), source_.channel_stride, channels_, lines * extent_[2],
-                    store_.data() + next_ * strip_size_, channels_);
+    const S* from = begin(batch, z, first);
+    T* to = store_.data() + next_ * strip_size_;
+    if (turns()) {
+      lines_to_points(from, source_.channel_stride, channels_, lines * extent_[2], to, channels_);
+    } else {
+      copy_points(from, source_.stride[2], channels_, lines * extent_[2], to, channels_);
+    }
   }
 
   const View& source_;
   const LineStorePlan plan_;
   const int64_t* extent_;
   const int64_t channels_, strips_, strip_size_;
-  const Workspace<S> store_;
+  const Workspace<T> store_;
   std::vector<int64_t> slots_;   // of each strip of the source; -1: it is not here
   std::vector<int64_t> owners_;  // of each slot
   std::vector<int64_t> used_;    // when each slot was asked for last

@@ -80,6 +80,18 @@ inline void store_square(const Vector<Accumulate<S>> (&square)[kLanes<Accumulate
   }
 }
 
+// to[x * to_stride + c] = from[x * stride + c], each in its own type.
+template <class S, class T>
+inline void copy_points(const S* from, int64_t stride, int64_t channels, int64_t points, T* to, int64_t to_stride) {
+  using A = Accumulate<S>;
+  if (stride == channels && to_stride == channels) channels *= points, points = 1;
+  for (int64_t x = 0; x < points; ++x, from += stride, to += to_stride) {
+    int64_t c = 0;
+    for (; c + kLanes<A> <= channels; c += kLanes<A>) store(to + c, load(from + c));
+    if (c < channels) store_first(to + c, load_first(from + c, channels - c), channels - c);
+  }
+}
+
 // to[c * line_stride + x] = from[x * point_stride + c] for `channels` and `points`.
 template <class S, class T>
 inline void points_to_lines(const S* from, int64_t point_stride, int64_t channels, int64_t points, T* to,

@@ -57,29 +57,37 @@ StripProgram<S> strip_program(const Problem& p, bool transposed) {
 template <class A>
 constexpr int64_t kLeastTurned = kLanes<A> / 2;
 
+// Half types are converted, a line at a time.
 template <class S>
 LineStorePlan plan_strip_store(const Problem& p, const Neighbours& near, const View& source, int64_t ins,
                                int64_t outs) {
-  if (p.groups > 1 || near.at(0, 2).slope() > 1) return {};
-  return plan_line_store<S>(p, near, source, ins, outs, kLeastTurned<Accumulate<S>>);
+  using A = Accumulate<S>;
+  const bool turns = is_channels_first(source) && p.groups == 1 && near.at(0, 2).slope() == 1 &&
+                     std::min(ins, outs) >= kLeastTurned<A>;
+  const bool converts = !std::is_same_v<S, A> && source.channel_stride == 1;
+  return turns || converts ? plan_line_store<A>(p, near, source, ins) : LineStorePlan{};
 }
 template <class A>
 bool turns_lines(const Problem& p, const View& v, int64_t channels) {
-  return v.stride[2] == 1 && v.channel_stride != 1 && p.groups == 1 && channels >= kLeastTurned<A>;
+  return is_channels_first(v) && p.groups == 1 && channels >= kLeastTurned<A>;
 }
 
-// Whether two sides can be taken with their channels side by side: turned, or lying so and at least one channels-last.
-inline bool suits_strips(const View& one, bool one_turns, const View& other, bool other_turns) {
-  const auto suits = [](const View& v, bool turns) { return turns || v.channel_stride == 1; };
-  return suits(one, one_turns) && suits(other, other_turns) &&
-         (one_turns || other_turns || is_channels_last(one) || is_channels_last(other));
+// Whether the lines of a source, some of them in a store, can be read with channels side by side, and those of the
+// other side read or written so; one of the two is channels-last, or turned.
+template <class S>
+bool suits_strips(const Problem& p, const View& source, const LineStorePlan& line_store, const View& other,
+                  int64_t channels) {
+  const bool stored = line_store.capacity > 0, turns = turns_lines<Accumulate<S>>(p, other, channels);
+  return (stored || (source.channel_stride == 1 && std::is_same_v<S, Accumulate<S>>)) &&
+         (turns || other.channel_stride == 1) &&
+         (turns || (stored && is_channels_first(source)) || is_channels_last(source) || is_channels_last(other));
 }
 
 template <class S>
 bool takes_strips(const Problem& p, bool transposed, const Neighbours& near, const View& source, const View& target,
                   const LineStorePlan& line_store) {
   const int64_t ins = transposed ? p.out_channels : p.in_channels, outs = transposed ? p.in_channels : p.out_channels;
-  return suits_strips(source, line_store.capacity > 0, target, turns_lines<Accumulate<S>>(p, target, outs)) &&
+  return suits_strips<S>(p, source, line_store, target, outs) &&
          gains_from_strips<Accumulate<S>>(p, transposed, near.target[2], outs) && fits_strips(p, transposed, ins, outs);
 }
 

@@ -115,30 +115,29 @@ class StripSums {
       next = {from - s.x + g_.stride[1], outs_, g_.channel_stride * static_cast<int64_t>(sizeof(S)),
               near_.target[2] * static_cast<int64_t>(sizeof(S))};
     }
-    if (turns) lines_to_points(from, g_.channel_stride, outs_, s.length, scratch.cotangent.data(), padded_);
+    const A* cotangents = scratch.cotangent.data();
+    int64_t stride = padded_;
+    if (turns) {
+      lines_to_points(from, g_.channel_stride, outs_, s.length, scratch.cotangent.data(), padded_);
+    } else if (std::is_same_v<S, A> && padded_ == outs_) {
+      cotangents = reinterpret_cast<const A*>(from), stride = g_.stride[2];
+    } else {
+      copy_points(from, g_.stride[2], outs_, s.length, scratch.cotangent.data(), padded_);
+    }
     for (int64_t first = 0; first < s.length; first += scratch.rows.most()) {
-      const int64_t points = std::min(scratch.rows.most(), s.length - first), step = g_.stride[2];
+      const int64_t points = std::min(scratch.rows.most(), s.length - first);
       OuterProduct<A> outer{scratch.rows.make(s, first, points, scratch.table.data() + first),
                             main_,
                             ins_,
-                            scratch.cotangent.data(),
-                            padded_,
+                            cotangents + first * stride,
+                            stride,
                             points,
                             sums,
                             panel_,
                             columns_,
                             scratch.fetches.data()};
-      fill_fetches(s, first, points, reinterpret_cast<uintptr_t>(from + (first + points) * step), next, scratch);
-      bool in_place = false;
-      if constexpr (std::is_same_v<S, A>) {
-        in_place = g_.channel_stride == 1 && padded_ == outs_;
-        if (in_place) outer.g = from + first * step, outer.g_stride = step;
-      }
-      if (turns) {
-        outer.g = scratch.cotangent.data() + first * padded_;
-      } else if (!in_place) {
-        copy_cotangent(from + first * step, points, scratch.cotangent.data());
-      }
+      fill_fetches(s, first, points, reinterpret_cast<uintptr_t>(from + (first + points) * g_.stride[2]), next,
+                   scratch);
       add_outer(outer, outs_);
       if (scaled_ == 0) continue;
       const A* x = scratch.x.data() + first;
@@ -153,12 +152,6 @@ class StripSums {
       outer.sums = sums + (matrices_ - scaled_) * panel_;
       outer.fetches += main_;
       add_outer(outer, outs_);
-    }
-  }
-
-  void copy_cotangent(const S* from, int64_t points, A* to) const {
-    for (int64_t q = 0; q < points; ++q, from += g_.stride[2], to += padded_) {
-      for (int64_t o = 0; o < outs_; ++o) to[o] = to_accumulate(from[o]);
     }
   }
 
@@ -215,7 +208,7 @@ class StripSums {
 template <class S>
 bool takes_strip_sums(const Problem& p, const View& f, const View& g) {
   const LineStorePlan store = plan_strip_store<S>(p, Neighbours(p, false), f, p.in_channels, p.out_channels);
-  return suits_strips(f, store.capacity > 0, g, turns_lines<Accumulate<S>>(p, g, p.out_channels)) && p.out[2] >= 16 &&
+  return suits_strips<S>(p, f, store, g, p.out_channels) && p.out[2] >= 16 &&
          fits_strips(p, false, p.in_channels, p.out_channels);
 }
 

@@ -3,7 +3,6 @@
 
 #include "../pack/lines.h"
 #include "../workspace.h"
-#include "ahead.h"
 #include "product.h"
 #include "program.h"
 
@@ -56,7 +55,7 @@ class StripRows {
       base_[j] = z < 0 || y < 0 ? nullptr : lines_.find(batch, z, y) + channel;
     }
     ahead_.clear();
-    if (lines_.turns() && channel == 0 && s.y + 1 < near_.target[1]) look_ahead(batch, s);
+    if (lines_.stores() && channel == 0 && s.y + 1 < near_.target[1]) look_ahead(batch, s);
     for (auto& step : steps_) {
       if (step.axis < 0) continue;
       for (auto& term : step.terms) {
@@ -99,14 +98,14 @@ class StripRows {
   }
 
   // body(from, bytes) where the next strip's data lie that no strip has read before, if lines are taken in order: of
-  // the taps in each plane, the row furthest on. Of data that are turned, pieces of the lines that the next line needs.
+  // the taps in each plane, the row furthest on. Of lines in a store, pieces of what the next line's are made of.
   template <class Body>
   void for_news(const Segment& s, int64_t first, int64_t points, int64_t piece, Body body) const {
     const int64_t x_first = s.x + first;
     for (const LineAhead& line : ahead_) {
       line.for_pieces(piece, x_first, x_first + points, near_.target[2], [&](uintptr_t from) { body(from, piece); });
     }
-    if (lines_.turns()) return;
+    if (lines_.stores()) return;
     const int64_t bytes = points * channels_ * static_cast<int64_t>(sizeof(S));
     for (int64_t j = 0; j <= p_.tap_count(); ++j) {
       if (!newest_[j] || !base_[j]) continue;
@@ -124,7 +123,7 @@ class StripRows {
     for (int64_t j = 0; j <= p_.tap_count(); ++j) {
       const int64_t z = near_.at(j, 0).source(s.z), y = near_.at(j, 1).source(s.y + 1);
       if (!newest_[j] || z < 0 || y < 0 || lines_.has(batch, z, y)) continue;
-      ahead_.emplace_back(lines_.begin(batch, z, y), lines_.channels(), lines_.channel_bytes(), lines_.run_bytes());
+      ahead_.push_back(lines_.strip_of(batch, z, y));
     }
   }
 
@@ -134,25 +133,16 @@ class StripRows {
     const AxisTap& axis = near_.at(j, 2);
     const int64_t step = lines_.point_stride();
     const bool dense = step == channels_ && axis.slope() == 1;
-    if (dense && axis.regular(x, points)) {
-      const S* from = base_[j] + (x + axis.shift) * step;
-      if constexpr (std::is_same_v<S, A>) {
-        return from;
-      } else {
-        A* copy = copies_.data() + j * size_;
-        for_flat(points * channels_, [&](int64_t k, auto read) { store(copy + k, read(from + k)); });
-        return copy;
-      }
-    }
+    if (dense && axis.regular(x, points)) return base_[j] + (x + axis.shift) * step;
     A* const copy = copies_.data() + j * size_;
     const auto point = [&](int64_t k, int64_t at) {
-      const S* from = base_[j] + at * step;
-      for (int64_t c = 0; c < channels_; ++c) copy[k * channels_ + c] = at < 0 ? A(0) : to_accumulate(from[c]);
+      const A* from = base_[j] + at * step;
+      for (int64_t c = 0; c < channels_; ++c) copy[k * channels_ + c] = at < 0 ? A(0) : from[c];
     };
     const int64_t begin = std::clamp<int64_t>(axis.begin - x, 0, points), end = std::clamp(axis.end - x, begin, points);
     for (int64_t k = 0; k < begin; ++k) point(k, axis.source(x + k));
     if (dense) {
-      const S* from = base_[j] + (x + begin + axis.shift) * step;
+      const A* from = base_[j] + (x + begin + axis.shift) * step;
       A* to = copy + begin * channels_;
       for_flat((end - begin) * channels_, [&](int64_t k, auto read) { store(to + k, read(from + k)); });
     } else {
@@ -257,11 +247,11 @@ class StripRows {
 
   const Problem& p_;
   const Neighbours& near_;
-  Lines<S> lines_;
+  Lines<S, A> lines_;
   const int64_t channels_, most_, size_;  // most: points of a strip; size: of a row
   const Workspace<A> rows_, copies_, zeros_;
   std::vector<Step> steps_;
-  std::vector<const S*> base_;  // of each tap: the row it sees, or none
+  std::vector<const A*> base_;  // of each tap: the row it sees, or none
   std::vector<const A*> at_;    // of each source: its values at the strip's points
   std::vector<const A*> row_;
   std::vector<LineAhead> ahead_;
