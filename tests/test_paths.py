@@ -87,7 +87,7 @@ def test_gradients_of_affine_numbers_by_either_way(count):
         assert relative_rms(a, b) < 1e-13
 
 
-# Relative RMS against float64 on the same numbers; half types round the result once, and pairs of bfloat16 the rows too.
+# Relative RMS against float64 on the same numbers; half types round the result once, pairs of bfloat16 the rows too.
 LARGEST_ERRORS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 4e-4, torch.bfloat16: 5e-3}
 
 
