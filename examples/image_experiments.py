@@ -191,13 +191,18 @@ def models(images: Tensor, classes: int, options: argparse.Namespace) -> dict[st
             layers.append(Nodes(ins, width, lc.GraphGenerators(edges, weights, points, learnable=True)))
         return body(layers, width, points, classes)
 
-    def cnn(width: int) -> nn.Module:
+    def on_the_grid(width: int, layer: Callable[[int, int], nn.Module]) -> nn.Module:
         inner: list[nn.Module] = []
         for index in range(3):
-            inner += [nn.Conv2d(3 * width if index else channels, 3 * width, 3, padding=1)]
-            inner += [nn.BatchNorm2d(3 * width), nn.ReLU()]
+            inner += [layer(3 * width if index else channels, 3 * width), nn.BatchNorm2d(3 * width), nn.ReLU()]
         head = (nn.Conv2d(3 * width, width, 1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(width * points, classes))
         return nn.Sequential(*inner, *head)
+
+    def cnn(width: int) -> nn.Module:
+        return on_the_grid(width, lambda ins, outs: nn.Conv2d(ins, outs, 3, padding=1))
+
+    def grid(width: int) -> nn.Module:
+        return on_the_grid(width, lambda ins, outs: lc.LConv2d(ins, outs, options.basis))
 
     def connected(width: int) -> nn.Module:
         inner = (nn.Linear(channels * points, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, classes))
@@ -208,6 +213,7 @@ def models(images: Tensor, classes: int, options: argparse.Namespace) -> dict[st
         "L-conv": widest(lambda width: l_conv(width, True, options.start), budget),
         "L-conv, random L": widest(lambda width: l_conv(width, False, "random"), budget),
         "L-conv, sparse": widest(sparse, budget),
+        "L-conv, grid": widest(grid, budget),
         "CNN": lambda: cnn(options.width),
         "fully connected": widest(connected, budget),
     }
@@ -337,6 +343,7 @@ def main() -> None:
         "--start", choices=("principal", "random"), default="principal", help="of the L-conv's generators"
     )
     parser.add_argument("--components", type=int, default=20, help="of the images, where generators start")
+    parser.add_argument("--basis", default="second", help="generators of the L-conv that knows the grid, as the CNN does")
     parser.add_argument("--edge-generators", type=int, default=4, help="of the sparse L-conv")
     parser.add_argument("--rotations", choices=("each epoch", "once"), default="each epoch")
     parser.add_argument("--columns", nargs="*", choices=COLUMNS, default=COLUMNS)

@@ -159,10 +159,10 @@ def test_onnx_of_every_kind(kind, ndim):
     layers = []
     for mode in MODES:
         problem = Problem(kind, ndim, mode)
-        for transposed in (False, True):
+        for transposed, stride, groups in ((False, 1, 1), (True, 2, 2), (False, 2, 1), (False, 3, 2)):
             generators = problem.make(problem.numbers(torch.float32))
             generators = generators.transpose() if transposed else generators
-            layers.append(LAYERS[ndim](4, 6, generators, stride=1 + transposed, groups=1 + transposed))
+            layers.append(LAYERS[ndim](4, 6, generators, stride=stride, groups=groups))
     grid, free = problem.grid, kind in ("affine", "constant")
     more = [torch.randn(3, 4, *(size + 4 + 2 * k for k, size in enumerate(grid))), torch.randn(1, 4, *[5] * ndim)]
     x = torch.randn(2, 4, *grid)
