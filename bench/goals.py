@@ -194,7 +194,7 @@ def measure(goal: Goal, peak: float, seconds: float, repeats: int = REPEATS) -> 
     """The row's ratio, the interval of another measurement, and the medians in seconds."""
     ratios, medians = [], {}
     for _ in range(repeats):
-        times = interleaved(goal.make(), seconds / repeats)
+        times = interleaved(goal.make(), seconds / repeats, least=3)
         median = {name: statistics.median(t) for name, t in times.items()}
         other = min((t for name, t in median.items() if name != "lconv_fast"), default=math.inf)
         ratios.append(max(other, goal.roof / peak) / median["lconv_fast"])

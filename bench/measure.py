@@ -116,13 +116,13 @@ def verify(case: Case, operator: str, entrants: list[Contender], tensors: tuple,
                 raise ArithmeticError(f"{case}, {operator}: {contender.name} is wrong by {worst:.1e} (relative RMS)")
 
 
-def interleaved(jobs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Rounds of all jobs, one after the other, for about this long: 5 at least, 50 at most."""
+def interleaved(jobs: dict[str, Callable[[], object]], seconds: float, least: int = 5) -> dict[str, list[float]]:
+    """Rounds of all jobs, one after the other, for about this long: `least` of them at least, 50 at most."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for run in jobs.values():
         run()
     start = time.perf_counter()
-    while (done := len(next(iter(times.values())))) < 5 or (done < 50 and time.perf_counter() - start < seconds):
+    while (done := len(next(iter(times.values())))) < least or (done < 50 and time.perf_counter() - start < seconds):
         for name, run in jobs.items():
             begin = time.perf_counter()
             run()
