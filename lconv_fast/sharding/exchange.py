@@ -11,6 +11,7 @@ NCCL runs as messages between neighbours alone.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,25 +23,27 @@ from lconv_fast.regions.intervals import runs
 from lconv_fast.sharding.layout import Move
 
 
-def _all_to_all(flat: Tensor, received: list[int], sent: list[int], group: Any) -> Tensor:
+def all_to_all(flat: Tensor, received: list[int], sent: list[int], group: Any) -> Tensor:
     """The only place that knows which collective carries halos."""
     if torch.is_grad_enabled() and flat.requires_grad:
         return collectives.wait_tensor(collectives.all_to_all_single_autograd(flat, received, sent, group))
     return collectives.wait_tensor(collectives.all_to_all_single(flat, received, sent, group))
 
 
-def received_halos(x: Tensor, move: Move) -> tuple[Tensor, Tensor]:
-    """The points from below and from above. Every rank takes part, also those that send or receive none, and its
-    result depends on x in any case: the backward pass has to meet the same collective on every rank."""
-    dim, rest = move.dim, x.numel() // x.shape[move.dim]
-    slabs = [x.narrow(dim, start, length).reshape(-1) for start, length in move.send]
+def splits_of(move: Move, rest: int) -> tuple[list[int], list[int]]:
+    """Numbers that come from and go to each rank, with `rest` of them at each point along the dimension."""
     sent = [rest * (move.send[2 * r][1] + move.send[2 * r + 1][1]) for r in range(move.ranks)]
     low, high = move.receive
     received = [0] * move.ranks
     received[move.sources[0]] += rest * low
     received[move.sources[1]] += rest * high
-    got = _all_to_all(torch.cat(slabs), received, sent, move.group)
-    shape = list(x.shape)
+    return received, sent
+
+
+def slabs_of(got: Tensor, move: Move, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The points from below and from above, of arrays of `shape` along all other dimensions."""
+    (low, high), dim, shape = move.receive, move.dim, list(shape)
+    rest = math.prod([n for d, n in enumerate(shape) if d != dim])
 
     def slab(start: int, length: int) -> Tensor:
         shape[dim] = length
@@ -49,6 +52,14 @@ def received_halos(x: Tensor, move: Move) -> tuple[Tensor, Tensor]:
     # From one rank the high halo comes first; from two, in the order of the ranks.
     high_first = move.sources[1] <= move.sources[0]
     return slab(rest * high if high_first else 0, low), slab(0 if high_first else rest * low, high)
+
+
+def received_halos(x: Tensor, move: Move) -> tuple[Tensor, Tensor]:
+    """The points from below and from above. Every rank takes part, also those that send or receive none, and its
+    result depends on x in any case: the backward pass has to meet the same collective on every rank."""
+    slabs = [x.narrow(move.dim, start, length).reshape(-1) for start, length in move.send]
+    received, sent = splits_of(move, x.numel() // x.shape[move.dim])
+    return slabs_of(all_to_all(torch.cat(slabs), received, sent, move.group), move, x.shape)
 
 
 def _border(x: Tensor, own: Tensor, move: Move, count: int, upper: bool) -> Tensor:

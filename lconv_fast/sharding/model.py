@@ -106,7 +106,15 @@ def _plan_while_tracing(number: int, key: Any, training: bool, args: Any, kwargs
 class Sharding:
     """What the modules of a sharded model share: the domain, the model on whole shapes, and the plans made so far."""
 
-    def __init__(self, domain: Domain, skeleton: nn.Module, fields: dict[str, tuple[str, ...]], check: bool) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        skeleton: nn.Module,
+        fields: dict[str, tuple[str, ...]],
+        check: bool,
+        overlap: bool | None = None,
+    ) -> None:
+        self.overlap = overlap
         self.domain, self.skeleton, self.fields, self.check = domain, [skeleton], fields, check
         self.plans: dict[Any, Plan] = {}
         self.number = len(_ALL)
@@ -119,7 +127,7 @@ class Sharding:
     ) -> Plan:
         """The plan for inputs of these whole shapes, in the places of the tensors among the arguments."""
         model = self.skeleton[0]
-        planner = self.planner = Planner(self.domain, RULES, REFUSALS)
+        planner = self.planner = Planner(self.domain, RULES, REFUSALS, self.overlap)
         try:
             tensors = [
                 planner.keep(torch.empty(shape, dtype=dtype, device="meta"), layout) for shape, layout, dtype in shapes
@@ -262,7 +270,9 @@ def check_layers(model: nn.Module) -> None:
             )
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, dims: Dims, *, check: bool = True) -> nn.Module:
+def shard(
+    model: nn.Module, mesh: DeviceMesh, dims: Dims, *, check: bool = True, overlap: bool | None = None
+) -> nn.Module:
     """Makes `model` work on this rank's part of the domain, in place, with the results and gradients of one process.
 
     After it, `model(x)` takes parts (`local_part`) and returns parts. Halos are received where layers need them (L-conv
@@ -283,6 +293,9 @@ def shard(model: nn.Module, mesh: DeviceMesh, dims: Dims, *, check: bool = True)
         infinity, with one small sum; an
             error on one is an error on all. False: they compare shapes once for each shape of this rank, and do not
             look for NaN.
+        overlap: whether L-conv layers of stride 1 first compute the points that see no halo, while halos travel, then
+            the borders; in the backward pass the other way round. None: where halos of a MiB or more are hidden behind
+            an interior of at least half the shard. Not when compiled: compilers order what is sent by themselves.
 
     Returns:
         the model.
@@ -301,10 +314,11 @@ def shard(model: nn.Module, mesh: DeviceMesh, dims: Dims, *, check: bool = True)
         raise ValueError("shard: the model is sharded already")
     domain = domain_of("shard", mesh, dims)
     check_dims("shard", dims, mesh.mesh_dim_names or (), 2)
-    same_everywhere(domain, "shard", "dims and check", (sorted(dims.items()), check))
+    overlap = overlap if overlap is None else boolean("overlap", overlap)
+    same_everywhere(domain, "shard", "dims, check and overlap", (sorted(dims.items()), check, overlap))
     check_layers(model)
     same_parameters(domain, model)
-    sharding = Sharding(domain, skeleton_of(model), {}, check)
+    sharding = Sharding(domain, skeleton_of(model), {}, check, overlap)
     for path, module in sharding.skeleton[0].named_modules():
         if isinstance(module, GridGenerators):
             _mix_in(module, _Generators, sharding, path)

@@ -30,6 +30,7 @@ class Plan:
         self.entries: dict[tuple[str, str], dict[Any, Any]] = {}
         self.outputs: list[Layout] = []
         self.costs: list[Cost] = []
+        self.overlapped: set[str] = set()  # where halos can travel while a layer computes
         self.held: list[tuple[str, tuple[int, ...], Layout]] = []  # what each layer returns on this rank
 
     def find(self, path: str, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -67,8 +68,15 @@ class Planner(TorchFunctionMode):
     """The run on the whole shape. `layout` is kept with each tensor; one whose layout is not known came from code
     that cannot be followed."""
 
-    def __init__(self, domain: Domain, rules: dict[str, Callable[..., Any]], refusals: dict[str, str]) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        rules: dict[str, Callable[..., Any]],
+        refusals: dict[str, str],
+        overlap: bool | None = None,
+    ) -> None:
         super().__init__()
+        self.overlap = overlap  # whether L-convs compute while halos travel; None: where it pays
         self.domain, self.rules, self.refusals = domain, rules, refusals
         self.plan = Plan()
         self.paths = [("", "model")]

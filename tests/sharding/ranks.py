@@ -57,15 +57,17 @@ def whole(t: torch.Tensor | None):
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
-def compare(model, x, mesh, dims, forward: float = 1e-14, backward: float = 1e-12, what: str = "", call=None) -> None:
-    """Results and all gradients of the model and of its sharded self, for a drawn cotangent."""
+def compare(
+    model, x, mesh, dims, forward: float = 1e-14, backward: float = 1e-12, what: str = "", call=None, **keywords
+) -> None:
+    """Results and all gradients of the model and of its sharded self, for a drawn cotangent; keywords: of shard."""
     plain = copy.deepcopy(model)
     inputs = x.clone().requires_grad_()
     expected = plain(inputs)
     u = torch.randn(expected.shape, generator=torch.Generator().manual_seed(5), dtype=expected.dtype)
     expected.backward(u)
 
-    lc.sharding.shard(model, mesh, dims)
+    lc.sharding.shard(model, mesh, dims, **keywords)
     part = lc.sharding.local_part(x, mesh, dims).requires_grad_()
     found = (call or (lambda m, t: m(t)))(model, part)
     spread = found.dim() > max(dims) and found.shape[max(dims) :] != ()

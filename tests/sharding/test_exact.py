@@ -1,8 +1,10 @@
 """A sharded model is the model: results and all gradients against one process, in float64."""
 
+import copy
+
 import pytest
 import torch
-from ranks import MESHES, compare, mesh_of, run_ranks
+from ranks import MESHES, compare, error_of, mesh_of, run_ranks
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,7 +26,7 @@ def layers(n: int, mode: str, accuracy: int, full: tuple[int, ...]):
     yield "constant", layer(3, 4, lc.StencilGenerators(torch.randn(2, 3).double(), taps, learnable=True, **keywords))
 
 
-def _layers(rank, world, modes, accuracies, grids):
+def _layers(rank, world, modes, accuracies, grids, overlap=None):
     for sizes, names in MESHES[world]:
         mesh, dims = mesh_of(sizes, names), {2 + a: name for a, name in enumerate(names)}
         for full in grids:
@@ -33,7 +35,8 @@ def _layers(rank, world, modes, accuracies, grids):
                     torch.manual_seed(0)
                     for kind, layer in layers(len(full), mode, accuracy, full):
                         what = (sizes, full, mode, accuracy, kind)
-                        compare(layer.double(), torch.randn(2, 3, *full).double(), mesh, dims, what=what)
+                        x = torch.randn(2, 3, *full).double()
+                        compare(layer.double(), x, mesh, dims, what=what, overlap=overlap)
 
 
 @pytest.mark.parametrize("world", [1, 4])
@@ -42,10 +45,17 @@ def test_layers(world):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("overlap", [None, True])
 @pytest.mark.parametrize("world", MESHES)
-def test_layers_everywhere(world):
-    modes = ("zeros", "circular", "replicate", "reflect")
-    run_ranks(world, _layers, modes, (2, 4, 6), ((20, 16), (22, 18), (16, 13, 6), (19, 12, 5)), seconds=300)
+def test_layers_everywhere(world, overlap):
+    modes, grids = ("zeros", "circular", "replicate", "reflect"), ((20, 16), (22, 18), (16, 13, 6), (19, 12, 5))
+    run_ranks(world, _layers, modes, (2, 4, 6), grids, overlap, seconds=300)
+
+
+def test_layers_that_compute_while_halos_travel():
+    """Mixed with those that cannot: strides, shards too thin for an interior, ranks that mirror at the border."""
+    modes = ("zeros", "circular", "reflect")
+    run_ranks(4, _layers, modes, (2, 4), ((21, 19), (16, 17, 5)), True, seconds=60)
 
 
 class Functions(nn.Module):
@@ -100,14 +110,35 @@ def models():
 def _models(rank, world):
     for sizes, names in MESHES[world]:
         mesh, dims = mesh_of(sizes, names), {2 + a: name for a, name in enumerate(names)}
-        for name, make, shape in models():
+        for k, (name, make, shape) in enumerate(models()):
             torch.manual_seed(0)
-            compare(make().double(), torch.randn(shape).double(), mesh, dims, 1e-13, what=(sizes, name))
+            x, overlap = torch.randn(shape).double(), True if k % 2 else None
+            compare(make().double(), x, mesh, dims, 1e-13, what=(sizes, name), overlap=overlap)
 
 
 @pytest.mark.parametrize("world", [4, pytest.param(2, marks=pytest.mark.full), pytest.param(3, marks=pytest.mark.full)])
 def test_models(world):
     run_ranks(world, _models)
+
+
+def _second_order(rank, world):
+    """Derivatives of gradients, for which the exchange of the backward pass has to be differentiable itself."""
+    mesh, dims = mesh_of((2, 2), ("z", "y")), {2: "z", 3: "y"}
+    torch.manual_seed(0)
+    model, x = lc.LConv2d(2, 3, "affine", padding_mode="circular").double(), torch.randn(1, 2, 12, 11).double()
+    plain, results = copy.deepcopy(model), []
+    lc.sharding.shard(model, mesh, dims, overlap=True)
+    for layer, input in ((plain, x.clone()), (model, lc.sharding.local_part(x, mesh, dims))):
+        input.requires_grad_()
+        (g,) = torch.autograd.grad(layer(input).square().sum(), input, create_graph=True)
+        (h,) = torch.autograd.grad(g.pow(3).sum(), input)
+        results += [g.detach(), h]
+    for found, expected in zip(results[2:], results[:2], strict=True):
+        assert error_of(lc.sharding.full_tensor(found, mesh, dims), expected) < 1e-12
+
+
+def test_second_order_while_halos_travel():
+    run_ranks(4, _second_order)
 
 
 def _three_axes(rank, world):

@@ -4,7 +4,7 @@ neighbours."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from lconv_fast.ops.geometry import CoefficientKind, Stencil, Window, output_siz
 from lconv_fast.sharding.calls import Call
 from lconv_fast.sharding.exchange import extended, moved
 from lconv_fast.sharding.layout import Move, Split, axes_of, chunks
+from lconv_fast.sharding.overlap import Overlap, Range, can_overlap
 from lconv_fast.sharding.plan import Planner
 from lconv_fast.sharding.sums import shared
 
@@ -34,9 +35,12 @@ class LConv:
         halo: list[int],
         coefficient_moves: tuple[Move, ...],
         coefficient_part: tuple[tuple[int, int, int], ...],
+        overlap: Overlap | None,
+        always: bool,
     ) -> None:
         self.moves, self.groups, self.stencil, self.window, self.halo = moves, groups, stencil, window, halo
         self.coefficient_moves, self.coefficient_part = coefficient_moves, coefficient_part
+        self.overlap, self.always = overlap, always
 
     def __call__(
         self,
@@ -59,19 +63,23 @@ class LConv:
         coefficients = learned.get("coefficients", coefficients)
         for dim, start, length in self.coefficient_part:
             coefficients = coefficients.narrow(dim, start, length)
+        weight, bias = learned["weight"], learned.get("bias")
+        if self.overlap is not None and can_overlap() and (self.always or self.overlap.pays(input)):
+            sampled = self.stencil.kind == CoefficientKind.SAMPLED
+
+            def piece(array: Tensor, ranges: Mapping[int, Range], halo: Mapping[int, Range]) -> Tensor:
+                origin, sides, s = list(self.window.origin), [0] * len(self.halo), coefficients
+                for dim, (first, last) in ranges.items():
+                    origin[dim - 2] += first
+                    sides[2 * dim - 4 : 2 * dim - 2] = halo[dim]
+                    s = s.narrow(dim, first, last - first) if sampled else s
+                window = Window(origin, self.window.full)
+                return form.lconv(s, array, weight, bias, self.stencil, stride, groups, window, sides)
+
+            return self.overlap(input, piece)
         array, context = extended(input, self.moves)
         with context:
-            return form.lconv(
-                coefficients,
-                array,
-                learned["weight"],
-                learned.get("bias"),
-                self.stencil,
-                stride,
-                groups,
-                self.window,
-                self.halo,
-            )
+            return form.lconv(coefficients, array, weight, bias, self.stencil, stride, groups, self.window, self.halo)
 
 
 def lconv(
@@ -99,8 +107,7 @@ def lconv(
     field_wants, field_splits = {}, []
     for axis in range(n):
         dim = axis + 2
-        offsets = [tap[axis] for tap in stencil.taps]
-        low, high = max([0, *(-o for o in offsets)]), max([0, *offsets])
+        low, high = reach_of(stencil, axis)
         if dim not in splits:
             if mode != PaddingMode.ZEROS and (low or high):
                 # A periodic axis, say, that is whole on each rank: the kernel takes one boundary for all axes.
@@ -136,6 +143,12 @@ def lconv(
         part = []
     shares = weight.numel() + (0 if bias is None else bias.numel()) + (0 if fields else coefficients.numel())
     planner.count_sum(name, shares, True)
+    overlap = None
+    if planner.overlap is not False and not own_moves and all(s == 1 for s in stride):
+        reach = {dim: reach_of(stencil, dim - 2) for dim in splits}
+        overlap = Overlap.of(moves, reach, planner.local(x, layout))
+        if overlap is not None:
+            planner.plan.overlapped.add(planner.where)
     entry = LConv(
         moves,
         planner.groups(axes_of(layout)),
@@ -144,10 +157,18 @@ def lconv(
         halo,
         coefficient_moves,
         tuple(part),
+        overlap,
+        planner.overlap is True,
     )
     planner.record(Call(mix_name(stride), None, (x,), {}), entry, tuple(stencil), path)
     assert list(result.shape[2:]) == output_size(full, stride)
     return planner.keep(result, tuple(new))
+
+
+def reach_of(stencil: Stencil, axis: int) -> Range:
+    """How far taps reach down and up."""
+    offsets = [tap[axis] for tap in stencil.taps]
+    return max([0, *(-o for o in offsets)]), max([0, *offsets])
 
 
 def mix_name(stride: Sequence[int]) -> str:
