@@ -96,14 +96,82 @@ class Correlation {
               Sum<A>{{outs, {cotangent, Layout::kAlongDepth, outs}, {packed, outs * kBlockLanes<A>, kBlockLanes<A>}}},
               points, columns, Output<A>{products, columns_, Output<A>::kByRow, zeros_.data()});
           scratch.packer.pack(batch, channel, width, scratch.segments, differences, differences, stride);
-          dot_channels(points, width, products, differences, stride, scratch.gradient.data());
+          if (sums_lanes()) {
+            sum_channels(points, width, products, differences, stride, scratch.gradient.data());
+          } else {
+            dot_channels(points, width, products, differences, stride, scratch.gradient.data());
+          }
         } else {
           multiply(Sum<A>{{outs, {packed}, {cotangent, line_block_stride<A>(outs), kBlockLanes<A>}}}, columns, points,
                    Output<A>{products, kTile, Output<A>::kByColumn, zeros_.data()});
           scratch.packer.pack(batch, channel, width, scratch.segments, differences, differences, 0);
-          dot_lines(points, width, products, differences, scratch.gradient.data());
+          if (sums_lanes()) {
+            sum_lines(points, width, products, differences, scratch.gradient.data());
+          } else {
+            dot_lines(points, width, products, differences, scratch.gradient.data());
+          }
         }
       }
+    }
+  }
+
+  // Of coefficients that all points share, no point's own sum is needed: the lanes of a vector are summed on their own,
+  // at the first places of scratch.gradient.
+  bool sums_lanes() const { return p_.kind == CoefficientKind::kConstant; }
+
+  void sum_channels(int64_t points, int64_t width, const A* products, const A* differences, int64_t stride,
+                    A* gradient) const {
+    const auto chunk = [&](auto number, int64_t i, int64_t k) {
+      constexpr int kNumber = decltype(number)::value;
+      Vector<A> sums[kNumber];
+      A* out = gradient + (i * p_.component_count + k) * kTile;
+      for (int q = 0; q < kNumber; ++q) sums[q] = load(out + q * kTile);
+      const auto add = [&](int64_t c, auto read) {
+        const A *h = products + i * width + c, *d = differences + k * width + c;
+        for (int64_t x = 0; x < points; ++x, h += columns_, d += stride) {
+          const Vector<A> left = read(h);
+#pragma GCC unroll 8
+          for (int q = 0; q < kNumber; ++q) sums[q] += left * read(d + q * width);
+        }
+      };
+      int64_t c = 0;
+      for (; c + kLanes<A> <= width; c += kLanes<A>) add(c, [](const A* at) { return load(at); });
+      const int64_t rest = width - c;
+      if (rest > 0) add(c, [rest](const A* at) { return load_first(at, rest); });
+      for (int q = 0; q < kNumber; ++q) store(out + q * kTile, sums[q]);
+    };
+    for (int64_t i = 0; i < p_.generators; ++i) {
+      int64_t k = 0;
+      for (; k + 8 <= p_.component_count; k += 8) chunk(std::integral_constant<int, 8>(), i, k);
+      for (; k + 4 <= p_.component_count; k += 4) chunk(std::integral_constant<int, 4>(), i, k);
+      for (; k < p_.component_count; ++k) chunk(std::integral_constant<int, 1>(), i, k);
+    }
+  }
+
+  void sum_lines(int64_t points, int64_t width, const A* products, const A* differences, A* gradient) const {
+    constexpr int kChains = 4;
+    for (int64_t q = 0; q < slots(); ++q) {
+      const A* h = products + q / p_.component_count * width * kTile;
+      const A* d = differences + q % p_.component_count * width * kBlockLanes<A>;
+      const int64_t depth = p_.component_count * width;
+      Vector<A> sums[kChains] = {};
+      for (int64_t x = 0; x < points; x += kLanes<A>) {
+        // Beyond the last point there is what a tile of more points left.
+        const int64_t left = std::min<int64_t>(kLanes<A>, points - x);
+        const A* at = d + line_place<A>(x, depth);
+        const auto term = [&](int64_t c) {
+          const A *one = h + c * kTile + x, *other = at + c * kBlockLanes<A>;
+          return left == kLanes<A> ? load(one) * load(other) : load_first(one, left) * load_first(other, left);
+        };
+        int64_t c = 0;
+        for (; c + kChains <= width; c += kChains) {
+#pragma GCC unroll 4
+          for (int k = 0; k < kChains; ++k) sums[k] += term(c + k);
+        }
+        for (; c < width; ++c) sums[0] += term(c);
+      }
+      A* out = gradient + q * kTile;
+      store(out, load(out) + ((sums[0] + sums[1]) + (sums[2] + sums[3])));
     }
   }
 
@@ -180,8 +248,11 @@ class Correlation {
           std::fill_n(scratch.gradient.data(), slots() * kTile, A(0));
           add_tile(task / tiles_.count, tile, scratch);
           for (int64_t q = 0; q < slots(); ++q) {
-            for (const Segment& s : scratch.segments)
-              add_moments(s, scratch.gradient.data() + q * kTile, affine, sums + q * moments);
+            const A* const of_slot = scratch.gradient.data() + q * kTile;
+            for (int k = 0; sums_lanes() && k < kLanes<A>; ++k) sums[q] += static_cast<double>(of_slot[k]);
+            for (const Segment& s : scratch.segments) {
+              if (affine) add_moments(s, of_slot, sums + q * moments);
+            }
           }
         }
       }
@@ -193,16 +264,12 @@ class Correlation {
     }
   }
 
-  void add_moments(const Segment& s, const A* gradient, bool affine, double* sums) const {
+  void add_moments(const Segment& s, const A* gradient, double* sums) const {
     double total = 0, along = 0;
     for (int64_t k = 0; k < s.length; ++k) {
       const double value = static_cast<double>(gradient[s.first + k]);
       total += value;
       along += value * p_.coordinate<double>((s.x + k) * p_.step[2], 2);
-    }
-    if (!affine) {
-      sums[0] += total;
-      return;
     }
     sums[0] += total * p_.coordinate<double>(s.z * p_.step[0], 0);
     sums[1] += total * p_.coordinate<double>(s.y * p_.step[1], 1);
