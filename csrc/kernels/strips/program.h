@@ -140,6 +140,7 @@ StripProgram<S> difference_program(const Problem& p, bool transposed) {
   };
   std::vector<Component> components;
   for (int64_t a = 0; a < p.component_count; ++a) {
+    if (std::find(p.components.begin(), p.components.end(), a) == p.components.end()) continue;  // another phase's
     const bool affine = p.kind == CoefficientKind::kAffine;
     const int axis = affine ? p.axis_of(a) : kAxes;
     Component c{a, {}, {}};

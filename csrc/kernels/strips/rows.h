@@ -106,7 +106,7 @@ class StripRows {
       line.for_pieces(piece, x_first, x_first + points, near_.target[2], [&](uintptr_t from) { body(from, piece); });
     }
     if (lines_.stores()) return;
-    const int64_t bytes = points * channels_ * static_cast<int64_t>(sizeof(S));
+    const int64_t bytes = points * near_.at(p_.tap_count(), 2).slope() * channels_ * static_cast<int64_t>(sizeof(S));
     for (int64_t j = 0; j <= p_.tap_count(); ++j) {
       if (!newest_[j] || !base_[j]) continue;
       const int64_t x = (x_first + points) * near_.at(p_.tap_count(), 2).slope();
@@ -136,8 +136,13 @@ class StripRows {
     if (dense && axis.regular(x, points)) return base_[j] + (x + axis.shift) * step;
     A* const copy = copies_.data() + j * size_;
     const auto point = [&](int64_t k, int64_t at) {
-      const A* from = base_[j] + at * step;
-      for (int64_t c = 0; c < channels_; ++c) copy[k * channels_ + c] = at < 0 ? A(0) : from[c];
+      A* const to = copy + k * channels_;
+      if (at < 0) {
+        std::fill_n(to, channels_, A(0));
+      } else {
+        const A* from = base_[j] + at * step;
+        for_flat(channels_, [&](int64_t c, auto read) { store(to + c, read(from + c)); });
+      }
     };
     const int64_t begin = std::clamp<int64_t>(axis.begin - x, 0, points), end = std::clamp(axis.end - x, begin, points);
     for (int64_t k = 0; k < begin; ++k) point(k, axis.source(x + k));
