@@ -24,10 +24,12 @@ inline bool fits_strips(const Problem& p, bool transposed, int64_t ins, int64_t 
 }
 
 // Whether strips are faster than tiles of points, measured on lines of 33 to 512: always where the outputs fill no more
-// than half a vector; else on long lines, if a matrix is used for more than one generator.
+// than half a vector; else on long lines if a matrix is used for more than one generator, or for many of them.
 template <class A>
 bool gains_from_strips(const Problem& p, bool transposed, int64_t line, int64_t outs) {
-  return line >= 16 && (2 * outs <= kLanes<A> || (line >= 96 && strip_products(p, transposed) > 2));
+  if (2 * outs <= kLanes<A>) return line >= 16;
+  const int64_t products = strip_products(p, transposed);
+  return products > 2 && line >= (products < 5 ? 96 : 32);
 }
 
 // Whether each component of an affine field is a difference along its own axis, as its transpose takes for granted.
