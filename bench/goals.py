@@ -249,20 +249,27 @@ def load(folder: Path) -> dict:
 
 
 def table(found: dict) -> str:
-    """Markdown, rows that miss their goal first."""
-    lines = []
-    for name, rows in found["rows"].items():
-        lines += [f"### {name}", "", "| row | ratio | 95 % | goal | |", "| --- | --- | --- | --- | --- |"]
-        ordered = sorted(rows.values(), key=lambda row: row["ratio"] / row["goal"])
-        for row in ordered:
-            low, high = row["interval"]
-            memory = f"memory {row['memory']:.2f}" if "memory" in row else ""
-            missed = "missed" if row["ratio"] < row["goal"] else ""
-            lines.append(
-                f"| {row['group']}: {row['name']} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} | {row['goal']:.2f} | "
-                f"{', '.join(filter(None, (missed, memory)))} |"
-            )
-        lines.append("")
+    """Markdown, a column for each configuration; rows that miss their goal by most first."""
+    configurations = list(found["rows"])
+    keys = dict.fromkeys(key for rows in found["rows"].values() for key in rows)
+
+    def cell(row: dict | None) -> str:
+        if row is None:
+            return ""
+        low, high = row["interval"]
+        memory = f", memory {row['memory']:.2f}" if "memory" in row else ""
+        missed = "**" if row["ratio"] < row["goal"] else ""
+        return f"{missed}{row['ratio']:.2f}{missed} [{low:.2f}, {high:.2f}]{memory}"
+
+    def distance(key: str) -> float:
+        rows = [rows[key] for rows in found["rows"].values() if key in rows]
+        return min(row["ratio"] / row["goal"] for row in rows)
+
+    lines = [f"| row | goal | {' | '.join(configurations)} |", "| --- " * (2 + len(configurations)) + "|"]
+    for key in sorted(keys, key=distance):
+        of_key = [found["rows"][name].get(key) for name in configurations]
+        goal = next(row["goal"] for row in of_key if row)
+        lines.append(f"| {key} | {goal:.2f} | {' | '.join(map(cell, of_key))} |")
     return "\n".join(lines)
 
 
