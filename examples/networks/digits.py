@@ -20,7 +20,7 @@ from lconv_fast.demo.symmetry import digits
 from lconv_fast.demo.turned import BATCH, WIDTH, WithLengths, network, turn
 from lconv_fast.demo.volume import kept_bytes
 
-STEPS = 4 if is_quick() else 200
+STEPS = 4 if is_quick() else 400
 
 
 def about_centre() -> lc.AffineGenerators:

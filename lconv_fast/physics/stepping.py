@@ -116,6 +116,7 @@ class VariationalStep:
     def run(self, previous: Tensor, current: Tensor, steps: int, time: float = 0.0) -> tuple[Tensor, Tensor]:
         """The last two slices after a number of steps."""
         time = _time(time)
+        self._check(previous, current)
         for k in range(unsigned_int("steps", steps)):
             previous, current = current, self(previous, current, time + k)
         return previous, current
@@ -123,6 +124,7 @@ class VariationalStep:
     def trajectory(self, previous: Tensor, current: Tensor, steps: int, time: float = 0.0) -> Tensor:
         """All slices, stacked along the axis of time: (N, m, *spatial) with steps + 2 points on it."""
         time, slices = _time(time), [previous, current]
+        self._check(previous, current)
         for k in range(unsigned_int("steps", steps)):
             slices.append(self(slices[-2], slices[-1], time + k))
         return torch.stack(slices, self.axis + 2)
