@@ -275,7 +275,7 @@ def show_parameters() -> None:
 # What results depend on, besides the seed: those of other settings are not mixed with these.
 SETTINGS = (
     *("data", "epochs", "batch", "rate", "width", "generators", "rank", "start", "components", "edge_generators"),
-    *("rotations", "validate"),
+    *("basis", "rotations", "validate"),
 )
 Result = dict[str, Any]
 
@@ -343,7 +343,7 @@ def main() -> None:
         "--start", choices=("principal", "random"), default="principal", help="of the L-conv's generators"
     )
     parser.add_argument("--components", type=int, default=20, help="of the images, where generators start")
-    parser.add_argument("--basis", default="second", help="generators of the L-conv that knows the grid, as the CNN does")
+    parser.add_argument("--basis", default="second", help="of the L-conv that knows the grid")
     parser.add_argument("--edge-generators", type=int, default=4, help="of the sparse L-conv")
     parser.add_argument("--rotations", choices=("each epoch", "once"), default="each epoch")
     parser.add_argument("--columns", nargs="*", choices=COLUMNS, default=COLUMNS)
