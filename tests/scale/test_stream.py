@@ -41,7 +41,7 @@ def differences(model, shape, tile, spill, seed=0, loss=None, **keywords):
     found = streamed.forward_backward(x, target, loss)
     # A bias before a norm has gradient zero, and both sides its rounding: the scale is that of the layer's gradient.
     largest = max(p.grad.abs().max() for p in whole.parameters())
-    worst = abs(found - expected) / expected
+    worst = abs(found - expected.item()) / expected.item()
     for p, (name, q) in zip(piece.parameters(), whole.named_parameters(), strict=True):
         layer = whole.get_submodule(name.rpartition(".")[0]).parameters()
         scale = max(1e-2 * largest, *(one.grad.abs().max() for one in layer if one.grad is not None))
