@@ -1,4 +1,4 @@
-"""The one exchange between ranks: halos along a dimension, differentiable, by a single all-to-all.
+"""The exchange between ranks: halos along a dimension, differentiable, by a single all-to-all.
 
     E x = [fill | from below | own points | from above | fill]        E^T adds each point's gradient to the rank that
     owns it
@@ -24,7 +24,7 @@ from lconv_fast.sharding.layout import Move
 
 
 def all_to_all(flat: Tensor, received: list[int], sent: list[int], group: Any) -> Tensor:
-    """The only place that knows which collective carries halos."""
+    """The collective that carries halos; `overlap` starts the same one without waiting."""
     if torch.is_grad_enabled() and flat.requires_grad:
         return collectives.wait_tensor(collectives.all_to_all_single_autograd(flat, received, sent, group))
     return collectives.wait_tensor(collectives.all_to_all_single(flat, received, sent, group))

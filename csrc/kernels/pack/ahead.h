@@ -1,5 +1,5 @@
-// Channels-first data are read and written a line at a time. Those of the next line come into the second-level cache
-// while this one is worked on.
+// Data that are transposed or converted are read and written a line at a time. Those of the next line come into the
+// second-level cache while this one is worked on.
 #pragma once
 
 #include <cstdint>
