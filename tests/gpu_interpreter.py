@@ -39,6 +39,9 @@ TABLE = Table()
 TABLE = TABLE._replace(
     least_filled=0,
     marches=_small(TABLE.marches),
+    taps=_small(TABLE.taps),
+    planes=_small(TABLE.planes),
+    planes_gram=_small(TABLE.planes_gram),
     backward_marches=_small(TABLE.backward_marches),
     gram_marches=_small(TABLE.gram_marches),
 )

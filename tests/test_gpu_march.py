@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ from problems import TOLERANCE, relative_rms
 
 import lconv_fast as lc
 from lconv_fast.epilogue import ACTIVATIONS
+from lconv_fast.generators import bases
 from lconv_fast.ops import reference
 from lconv_fast.ops.boundary import PaddingMode
 from lconv_fast.ops.geometry import CoefficientKind, Geometry, Stencil
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.tables import Table
-from lconv_fast.ops.gpu.views import AFFINE_BASIS
+from lconv_fast.ops.gpu.views import AFFINE_BASIS, TAP_BASIS
 
 FIXTURES = (fresh_memory_is_nan,)  # of every test here
 
@@ -119,6 +121,102 @@ def test_march_with_many_fields(size, count, marched):
     assert marched.names.count("march_gram_kernel") == 2 * math.ceil((count + 1) / most) > 2  # gram, and backward's
 
 
+def stencils(n, count, mode):
+    """Constant ones, on a few points near and one further away; one tap comes twice."""
+    taps = [[2] + [0] * (n - 1), [0] * (n - 1) + [-1], [1] * n, [0] * n, [-1] + [0] * (n - 1), [1] * n]
+    return lc.StencilGenerators(torch.randn(count, len(taps)), taps, padding_mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("size", "ins", "outs", "groups", "mode", "make"),
+    [
+        ((4, 70), 32, 20, 2, "circular", partial(stencils, 2, 2)),
+        ((5, 3), 64, 64, 1, "zeros", partial(stencils, 2, 2)),
+        ((3, 4, 6), 32, 32, 1, "circular", partial(stencils, 3, 1)),
+        ((3, 5), 64, 70, 1, "circular", lambda mode: bases.named("laplacian", 2, padding_mode=mode)),
+        ((3, 2, 4), 32, 32, 1, "zeros", lambda mode: bases.named("laplacian", 3, padding_mode=mode)),
+        ((4, 5), 32, 32, 1, "zeros", lambda mode: bases.named("second", 2, padding_mode=mode)),
+    ],
+    ids=str,
+)
+def test_march_of_constant_stencils(size, ins, outs, groups, mode, make, marched):
+    generators = make(mode)
+    taps = len({*generators.stencil().taps, (0,) * len(size)})
+    for name, arguments in march_calls(generators, size, torch.float16, ins, outs, groups):
+        marched.check(name, *arguments)
+    # Both gradients at once where their sums stay in registers.
+    both = len(size) == 2 and ins == 32 and taps <= 5
+    assert marched.names.count("march_backward_kernel") == both
+    assert marched.names.count("march_apply_kernel") == (2 if both else 3)
+    assert all(s.kind == TAP_BASIS.value and s.generators == taps - 1 for _, s in marched.found)
+
+
+@pytest.mark.parametrize(
+    ("size", "ins", "outs", "groups", "mode", "make"),
+    [
+        ((3, 70), 32, 20, 2, "circular", lambda mode: bases.named("laplacian", 2, padding_mode=mode)),
+        ((3, 16), 64, 70, 1, "circular", lambda mode: bases.named("laplacian", 2, padding_mode=mode)),
+        ((3, 80), 32, 32, 1, "zeros", partial(stencils, 2, 2)),
+        ((2, 3, 16), 32, 32, 1, "zeros", lambda mode: bases.named("laplacian", 3, padding_mode=mode)),
+        ((3, 16), 32, 32, 1, "zeros", lambda mode: lc.AffineGenerators.named("affine", 2, padding_mode=mode)),
+        ((4, 6), 64, 32, 1, "circular", lambda mode: lc.AffineGenerators.named("se", 2, padding_mode=mode)),
+        ((2, 3, 16), 32, 32, 1, "zeros", lambda mode: lc.AffineGenerators.named("rotation", 3, padding_mode=mode)),
+    ],
+    ids=str,
+)
+def test_march_on_contiguous_data(size, ins, outs, groups, mode, make, marched):
+    """Lines that threads can shift, of a multiple of 16 points, and others; narrower and wider than a tile."""
+    generators = make(mode)
+    for i, o, names in ((ins, outs, ("forward", "gram", "correlate")), (outs, ins, ("transposed",))):
+        for name, arguments in calls(generators, size, torch.float16, 1, groups, i, o, 1, False, torch.float32):
+            if name != "backward" and (name if name != "apply" else ("forward", "transposed")[arguments[-1]]) in names:
+                marched.check(name, *arguments)
+    affine = generators.stencil().kind == CoefficientKind.AFFINE
+    # Coordinates jump where a circle closes; sums with all affine fields of three axes are too many.
+    transposed = not (affine and mode == "circular")
+    assert marched.names.count("march_planes_kernel") == 1 + transposed
+    assert marched.names.count("march_planes_gram_kernel") == 2 * (not affine or len(size) == 2)
+
+
+@pytest.mark.parametrize("activation", [None, "gelu"], ids=str)
+def test_march_with_an_epilogue_on_contiguous_data(activation, marched):
+    generators = bases.named("laplacian", 2)
+    _, (f, w, v, bias, *geometry, identity, _) = next(calls(generators, (3, 16), torch.float16, 1, 1, 32, 64, 1))
+    expected = reference.apply(*map(wide, (f, w, v, bias)), *geometry, identity, False)
+    plain = guarded(torch.randn(1, 64, 3, 16).half())
+    last = torch.randn(1, 3, 16, 64).half().movedim(-1, 1)
+    for residual, keep in ((None, True), (plain, False), (last, True)):
+        z = expected if residual is None else expected + residual.double()
+        y, kept = marched.operators.finished(f, w, v, bias, residual, activation, keep, *geometry, identity)
+        truth = z if activation is None else getattr(torch.nn.functional, activation)(z)
+        assert relative_rms(y, truth) < TOLERANCE[torch.float16]
+        assert y.is_contiguous()
+        assert relative_rms(kept, z) < TOLERANCE[torch.float16] if keep else kept.numel() == 0
+    assert marched.names == ["march_planes_kernel"] * 3
+
+
+def test_contiguous_data_of_mixed_layouts_and_without_the_identity(marched):
+    """g channels-last beside contiguous f goes to other kernels; f's own row drops out."""
+    generators = lc.AffineGenerators.named("se", 2)
+    for name, arguments in calls(generators, (3, 16), torch.float16, 1, 1, 32, 32, 1, False, torch.float32):
+        if name == "gram":
+            f, g, *rest = arguments
+            before = len(marched.found)
+            marched.check(name, f, g.movedim(1, -1).contiguous().movedim(-1, 1), *rest)
+            assert len(marched.found) == before
+        if name in ("apply", "gram"):
+            position = len(arguments) - (2 if name == "apply" else 1)
+            marched.check(name, *arguments[:position], False, *arguments[position + 1 :])
+    assert marched.names == ["march_planes_kernel"] * 2 + ["march_planes_gram_kernel"]
+
+
+def test_stencils_around_the_whole_grid_do_not_march(marched):
+    generators = lc.StencilGenerators(torch.randn(1, 2), [[0, 0], [5, 0]], padding_mode="circular")
+    for name, arguments in march_calls(generators, (4, 6), torch.float16, 32, 32):
+        marched.check(name, *arguments)
+    assert not marched.found
+
+
 def test_no_march_where_it_would_waste():
     """Images narrower than half a tile of columns, and partial sums that are large beside the data."""
     generators = lc.AffineGenerators.named("rotation", 2)
@@ -149,6 +247,11 @@ def test_march_without_the_identity(marched):
                 position = len(arguments) - (2 if name == "apply" else 1)
                 marched.check(name, *arguments[:position], False, *arguments[position + 1 :])
     assert len(marched.found) == 8
+    for name, arguments in march_calls(stencils(2, 2, "zeros"), (5, 7), torch.float16, 32, 32):
+        if name != "correlate":
+            position = len(arguments) - (2 if name == "apply" else 1)
+            marched.check(name, *arguments[:position], False, *arguments[position + 1 :])
+    assert len(marched.found) == 12
 
 
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS], ids=str)

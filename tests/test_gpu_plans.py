@@ -45,7 +45,6 @@ def test_the_last_answer_is_a_plan_and_the_others_are_reasons(operator):
         ({"stride": 2}, "a stride"),
         ({"accuracy": 4}, "order 2"),
         ({"padding_mode": "reflect"}, "does not invert"),
-        ({"channels_last": False}, "not channels-last"),
         ({"shape": (8, 64, 1024, 16)}, "16 points"),
         ({"shape": (8, 512, 64, 64)}, "512 channels"),
         ({"shape": (2, 64, 100)}, "one axis"),
@@ -55,6 +54,20 @@ def test_why_not_marching(keywords, reason):
     basis = "affine" if len(keywords.get("shape", "four")) == 3 else "se"
     found = dict(answers(basis=basis, **keywords))
     assert reason in found["march"] and list(found)[-1] == "tile"
+
+
+def test_why_not_marching_on_contiguous_data():
+    assert dict(answers(channels_last=False))["march"] == "not channels-last"
+    assert not isinstance(dict(answers(channels_last=False))["march, planes"], str)
+    for keywords, reason in (
+        ({"operator": "transposed", "padding_mode": "circular"}, "without zeros around the grid"),
+        ({"operator": "gram", "shape": (2, 64, 64, 64, 64)}, "three axes"),
+        ({"shape": (8, 128, 1024, 1024)}, "spill registers"),
+        ({"shape": (8, 64, 1024, 16)}, "16 points"),
+        ({"dtype": torch.float32}, "not a half type"),
+    ):
+        found = dict(answers(channels_last=False, **keywords))
+        assert reason in found["march, planes"] and list(found)[-1] == "tile"
 
 
 def test_unknown_operator():

@@ -30,6 +30,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 import lconv_fast as lc
+from lconv_fast.generators import bases
 from lconv_fast.ops.geometry import Geometry
 from lconv_fast.ops.gpu.card import CARDS
 from lconv_fast.ops.gpu.dispatch import Operators
@@ -47,6 +48,7 @@ TARGETS = {
     "gfx942": (GPUTarget("hip", "gfx942", 64), CARDS["MI300X"]),
 }
 TABLE = Table()
+CONSTANT = ("laplacian", "second")
 
 
 class NamesTarget:
@@ -75,7 +77,7 @@ class Case:
     channels: int
     dtype: torch.dtype
     operator: str  # forward, transposed, gram, correlate, backward
-    basis: str | int = "se"  # of affine generators; a number: so many without a name
+    basis: str | int = "se"  # of affine generators; a number: so many without a name; or a basis of constant stencils
     mode: str = "zeros"
     outs: int = 0
     channels_last: bool = True
@@ -95,16 +97,19 @@ class Case:
         ndim, outs = len(self.size), self.outs or self.channels
         keywords = {"padding_mode": self.mode}
         generators: lc.Generators
+        count = 0
         if isinstance(self.basis, int):
             count = self.basis
-        else:
+        elif self.basis not in CONSTANT:
             count = lc.AffineGenerators.named(self.basis, ndim).num_generators
         if self.kind == "affine":
             generators = lc.AffineGenerators(
                 torch.zeros(count, ndim, ndim), torch.zeros(count, ndim), accuracy=self.accuracy, **keywords
             )
         else:
-            if self.kind == "field":
+            if self.basis in CONSTANT:
+                generators = bases.named(self.basis, ndim, **keywords).to("meta")
+            elif self.kind == "field":
                 field = torch.empty(count, ndim, *self.size, device="meta")
                 generators = lc.FieldGenerators(field, accuracy=self.accuracy, **keywords)
             else:
@@ -181,6 +186,7 @@ REPRESENTATIVE = [
     Case("stencil", (1024, 1024), 64, HALF, "transposed", mode="circular"),
     Case("affine", (128, 128, 128), 64, HALF, "forward", basis="rotation"),
     Case("affine", (1024, 1024), 64, torch.float16, "forward", basis="affine"),
+    *[Case("constant", (1024, 1024), 64, HALF, operator, "laplacian") for operator in OPERATORS],
     Case("affine", (1024, 1024), 3, HALF, "forward", outs=64, channels_last=False),
 ]
 SPACES = {2: (1024, 1024), 3: (128, 128, 128)}
@@ -207,6 +213,19 @@ MARCHES = (
         for (n, blocks), row in TABLE.backward_marches.items()
         for kind, limits in (("affine", (*row.most_affine, n * (n + 1))), ("field", row.most_fields))
         for count in sorted(set(limits) - {0})
+    ]
+    + [
+        Case("constant", SPACES[n], channels, HALF, operator, basis, channels_last=last)
+        for n, basis in ((2, "laplacian"), (2, "second"), (3, "laplacian"))
+        for channels in (32, 64, 128, 256)
+        for operator in ("forward", "transposed", "gram", "backward")
+        for last in (True, False)
+    ]
+    + [
+        Case("affine", SPACES[n], 32 * width, HALF, operator, channels_last=False)
+        for n, width in TABLE.planes
+        if width < 3
+        for operator in ("forward", "transposed", "gram")
     ]
 )
 ALL = (

@@ -153,6 +153,9 @@ REPRESENTATIVE = [
     Case("field", (5, 6), F32, 5, 7, mode="reflect", tf32=True),
     Case("affine", (3, 70), BF16, 64, 64, 3, batch=1, activation="silu", residual=True),
     Case("field", (3, 40), F16, 32, 32, batch=1, activation="gelu"),
+    Case("differential", (3, 70), BF16, 64, 64, 1, batch=1),
+    Case("constant", (3, 48), BF16, 64, 64, last=False, batch=1),
+    Case("affine", (3, 48), F16, 32, 32, 3, last=False, batch=1, activation="silu", residual=True),
 ]
 
 
@@ -180,6 +183,28 @@ def _marching() -> Iterator[Case]:
     ):
         size = large[ndim] if ins < 256 else (3, 70)
         yield Case(kind, size, dtype, ins, outs, count, mode, groups=groups, batch=1)
+    for kind, ndim, mode, dtype, ins, outs, groups in (
+        ("constant", 2, "zeros", BF16, 64, 64, 1),
+        ("constant", 2, "circular", F16, 32, 20, 2),
+        ("differential", 2, "circular", BF16, 64, 128, 1),
+        ("constant", 2, "zeros", BF16, 128, 128, 1),
+        ("constant", 2, "zeros", BF16, 256, 64, 1),
+        ("constant", 3, "zeros", BF16, 32, 32, 1),
+        ("constant", 3, "circular", BF16, 64, 64, 1),
+        ("constant", 3, "zeros", F16, 128, 32, 1),
+    ):
+        for last in (True, False):
+            size = {2: (34, 80), 3: (3, 4, 80)}[ndim]
+            yield Case(kind, size, dtype, ins, outs, 2, mode, groups=groups, last=last, batch=1)
+    for ndim, mode, dtype, ins, outs, count in (
+        (2, "zeros", BF16, 64, 64, 3),
+        (2, "circular", F16, 32, 64, 6),
+        (3, "zeros", BF16, 32, 32, 2),
+        (3, "zeros", BF16, 64, 64, 6),
+    ):
+        for width in (80, 70):  # lines that threads shift, and that they load again
+            size = {2: (34, width), 3: (3, 4, width)}[ndim]
+            yield Case("affine", size, dtype, ins, outs, count, mode, last=False, batch=1)
     for kind in ("affine", "field"):  # a circle of one line
         yield Case(kind, (1, 40), BF16, 32, 32, 2, "circular", batch=1)
 

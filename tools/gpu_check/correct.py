@@ -64,6 +64,7 @@ class Check:
     def __str__(self) -> str:
         dtype, larger = str(self.dtype).removeprefix("torch."), " larger" if self.larger else ""
         larger += f" {self.activation}" if self.activation else ""
+        larger += "" if self.last else " contiguous"
         return (
             f"{self.kind} {self.ndim}D {self.mode} order {self.accuracy} n_L={self.count} C={self.ins}>{self.outs} "
             f"{dtype} stride {self.stride} groups {self.groups}{larger}"
@@ -72,10 +73,13 @@ class Check:
     def run(self, only_compile: bool = False) -> dict[str, Any]:
         from problems import Problem, relative_rms
 
+        last = self.last
+
         class Larger(Problem):
             @property
             def grid(self) -> tuple[int, ...]:
-                return {2: (67, 150), 3: (5, 6, 70)}[self.ndim]
+                # Contiguous lines of a multiple of 16 points have instructions of their own.
+                return {2: (67, 150 if last else 160), 3: (5, 6, 70 if last else 80)}[self.ndim]
 
         torch.set_num_threads(1)
         problem = (Larger if self.larger else Problem)(self.kind, self.ndim, self.mode, self.accuracy, self.count)
@@ -117,6 +121,16 @@ def checks() -> Iterator[Check]:
         ("field", 3, "circular", 6, bfloat16, 64, 64, 1),
     ):
         yield Check(kind, ndim, mode, 2, count, dtype, ins, outs, groups=groups, larger=True)
+    for kind, ndim, mode, count, dtype, ins, outs in (
+        ("constant", 2, "zeros", 2, bfloat16, 64, 64),
+        ("differential", 2, "circular", 2, float16, 32, 20),
+        ("constant", 2, "circular", 2, bfloat16, 128, 128),
+        ("constant", 3, "zeros", 2, bfloat16, 32, 64),
+        ("affine", 2, "zeros", 6, bfloat16, 64, 64),
+        ("affine", 3, "zeros", 3, float16, 32, 32),
+    ):
+        for last in (True, False):
+            yield Check(kind, ndim, mode, 2, count, dtype, ins, outs, last=last, larger=True)
     # ReLU's gradient jumps where rounding decides.
     for activation, dtype, channels in (("silu", bfloat16, 64), ("gelu", float16, 32)):
         yield Check("affine", 2, "zeros", 2, 3, dtype, channels, channels, larger=True, activation=activation)

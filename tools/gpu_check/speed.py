@@ -75,10 +75,11 @@ class Case(NamedTuple):
     batch: int
     channels: int
     dtype: torch.dtype
+    last: bool = True  # channels-last, else contiguous
 
     def __str__(self) -> str:
         size, dtype = "x".join(map(str, self.size)), str(self.dtype).removeprefix("torch.")
-        return f"{self.basis} {self.batch}x{size} C={self.channels} {dtype}"
+        return f"{self.basis} {self.batch}x{size} C={self.channels} {dtype}" + ("" if self.last else " contiguous")
 
     def layer(self):
         import lconv_fast as lc
@@ -90,7 +91,8 @@ class Case(NamedTuple):
 
     def data(self) -> tuple[Tensor, Tensor]:
         shape = (self.batch, *self.size, self.channels)
-        return tuple(torch.randn(shape, device="cuda").to(self.dtype).movedim(-1, 1) for _ in range(2))  # type: ignore[return-value]
+        f, g = (torch.randn(shape, device="cuda").to(self.dtype).movedim(-1, 1) for _ in range(2))
+        return (f, g) if self.last else (f.contiguous(), g.contiguous())
 
 
 def composed(x: Tensor, weight: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -116,6 +118,7 @@ def composed(x: Tensor, weight: Tensor, v: Tensor, scale: float) -> Tensor:
     return torch.einsum("rnc...,roc->no...", torch.stack(terms), weight)
 
 
+DEFAULT = "unit_laplacian"
 CASES = [
     *[
         Case(basis, (1024, 1024), 8, channels, torch.bfloat16)
@@ -123,6 +126,10 @@ CASES = [
         for channels in (64, 32, 128, 16)
     ],
     *[Case(basis, (128, 128, 128), 2, c, torch.bfloat16) for basis in ("se", "translation") for c in (32, 64)],
+    # A layer's default generators, and PyTorch's default layout.
+    *[Case(DEFAULT, (1024, 1024), 8, c, torch.bfloat16, last) for c in (64, 32, 128) for last in (True, False)],
+    *[Case(DEFAULT, (128, 128, 128), 2, c, torch.bfloat16, last) for c in (32, 64) for last in (True, False)],
+    Case("se", (1024, 1024), 8, 64, torch.bfloat16, False),
     Case("se", (1024, 1024), 4, 64, torch.float32),
     Case("se", (1024, 1024), 8, 256, torch.bfloat16),
 ]
@@ -158,6 +165,7 @@ def convolution(case: Case) -> dict[str, Any]:
     torch.backends.cudnn.benchmark = True
     make = torch.nn.Conv2d if len(case.size) == 2 else torch.nn.Conv3d
     layout = torch.channels_last if len(case.size) == 2 else torch.channels_last_3d
+    layout = layout if case.last else torch.contiguous_format
     layer = make(case.channels, case.channels, 3, padding=1, bias=False).cuda().to(case.dtype).to(memory_format=layout)
     x, u = case.data()
     with torch.no_grad():

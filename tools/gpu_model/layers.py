@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 import lconv_fast as lc
+from lconv_fast.generators import bases
 from tools.emulate.driver import Launch
 from tools.emulate.operators import on_gpu
 
@@ -20,10 +21,12 @@ class Layer:
     operator: str  # forward, transposed, gram, backward (both gradients)
     ndim: int
     channels: int
-    count: int  # affine generators
+    count: int  # affine generators; 0: a layer's default, the translations and the Laplacian
+    last: bool = True  # channels-last, else contiguous
 
     def __str__(self) -> str:
-        return f"{self.operator} {self.ndim}D C={self.channels} n_L={self.count}"
+        generators = f"n_L={self.count}" if self.count else "laplacian"
+        return f"{self.operator} {self.ndim}D C={self.channels} {generators}" + ("" if self.last else " contiguous")
 
     @property
     def points(self) -> int:
@@ -37,17 +40,23 @@ class Layer:
     @property
     def flops(self) -> int:
         products = 2 if self.operator == "backward" else 1
-        return 2 * products * self.points * (self.count + 1) * self.channels**2
+        return 2 * products * self.points * (self._generators().num_generators + 1) * self.channels**2
+
+    def _generators(self) -> lc.Generators:
+        n = self.ndim
+        if not self.count:
+            return bases.named("unit_laplacian", n)
+        return lc.AffineGenerators(torch.empty(self.count, n, n), torch.empty(self.count, n))
 
     def launches(self, recorded: list[Launch]) -> list[Launch]:
         """What a call hands to the driver that appends to `recorded`; on tensors without data."""
         batch, *grid = SPACES[self.ndim]
-        n, c = self.ndim, self.channels
+        c = self.channels
         with torch.device("meta"):
             x = torch.empty(batch, *grid, c, dtype=torch.bfloat16).movedim(-1, 1)
-            w = torch.empty(self.count + 1, c, c, dtype=torch.bfloat16)
-            generators = lc.AffineGenerators(torch.empty(self.count, n, n), torch.empty(self.count, n))
-            generators = generators.to("meta").requires_grad_(False)
+            x = x if self.last else torch.empty(x.shape, dtype=x.dtype)
+            generators = self._generators().to("meta").requires_grad_(False)
+            w = torch.empty(generators.num_generators + 1, c, c, dtype=torch.bfloat16)
         wanted = {"forward": [], "transposed": [x], "gram": [w], "backward": [x, w]}[self.operator]
         for t in wanted:
             t.requires_grad_()
@@ -66,4 +75,13 @@ LAYERS = [
     *[Layer("gram", 2, c, 3) for c in (64, 128)],
     *[Layer("backward", 2, c, n) for c, n in ((32, 2), (32, 3), (64, 3))],
     *[Layer("forward", 3, c, n) for c in (32, 64) for n in (3, 6)],
+    *[
+        Layer(operator, 2, c, 0, last)
+        for c in (32, 64, 128)
+        for operator in ("forward", "transposed", "gram")
+        for last in (True, False)
+    ],
+    Layer("backward", 2, 32, 0),
+    *[Layer(operator, 3, c, 0, last) for c in (32, 64) for operator in ("forward", "gram") for last in (True, False)],
+    *[Layer(operator, 2, c, 3, False) for c in (32, 64) for operator in ("forward", "transposed", "gram")],
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lconv_fast.ops.gpu.tables import GramMarch, Table
+from lconv_fast.ops.gpu.tables import GramMarch, March, Table, width_of
 from tools.emulate.driver import Kernel, Launch, registers_of
 from tools.gpu_model.layers import ITEM, Layer
 from tools.gpu_model.sass import Sass, main_loop, parse
@@ -113,7 +113,11 @@ def _launch(layer: Layer, launch: Launch) -> dict[str, Any]:
         raise ValueError(f"{layer}: no marching loop in {kernel.name}")
     name = "gram" if layer.operator == "gram" else "backward" if "backward" in kernel.name else "apply"
     # Columns of a program: a row of a product each, or what the table says.
-    points = gram_entry(layer, kernel).points if name == "gram" else 16 * kernel.warps
+    points = 16 * kernel.warps
+    if name == "gram":
+        points = gram_entry(layer, kernel).points
+    elif not layer.last:
+        points = plane_entry(layer).points
     steps, step_bytes, channels = _steps(layer, name, points, kernel)
     new_bytes = _new_bytes(layer, name, points, kernel)
     fresh = fresh_loads(loop, new_bytes // (WARP_BYTES * kernel.warps))
@@ -161,6 +165,7 @@ def _steps(layer: Layer, name: str, points: int, kernel: Kernel) -> tuple[float,
     if name == "backward":
         return layer.points / points, 3.0 * points * c * ITEM, c
     if name == "apply":
+        outs = outs if layer.last else min(c, plane_entry(layer).outs)
         blocks = max(1, c // outs)  # the other blocks find the input in the second-level cache
         return layer.points / points * blocks, points * ITEM * (c / blocks + outs), c
     outs = gram_entry(layer, kernel).outs
@@ -170,7 +175,13 @@ def _steps(layer: Layer, name: str, points: int, kernel: Kernel) -> tuple[float,
 
 
 def gram_entry(layer: Layer, kernel: Kernel) -> GramMarch:
+    if not layer.last:
+        return Table().planes_gram[layer.ndim]
     return Table().gram_marches[layer.ndim, kernel.warps == 8]
+
+
+def plane_entry(layer: Layer) -> March:
+    return Table().planes[layer.ndim, width_of(layer.channels // _BLOCK)]
 
 
 def _new_bytes(layer: Layer, name: str, points: int, kernel: Kernel) -> int:

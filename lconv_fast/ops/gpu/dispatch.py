@@ -21,6 +21,7 @@ from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.march import apply as march_apply
 from lconv_fast.ops.gpu.march import backward as march_backward
 from lconv_fast.ops.gpu.march import gram as march_gram
+from lconv_fast.ops.gpu.march import planes, planes_gram
 from lconv_fast.ops.gpu.tables import Table, tuned
 from lconv_fast.ops.gpu.tile import apply as tile_apply
 from lconv_fast.ops.gpu.tile import correlate as tile_correlate
@@ -105,11 +106,30 @@ def _zeros(call: Call) -> Zeros | str:
 
 ZEROS = Way("zeros", _zeros)
 WAYS: dict[str, tuple[Way, ...]] = {
-    "forward": (ZEROS, Way("march", march_apply.plan), Way("tile", tile_apply.plan)),
-    "finished": (Way("march", march_apply.finished_plan), Way("forward, then its epilogue", _composed)),
-    "transposed": (ZEROS, Way("march", march_apply.plan), Way("tile", tile_apply.plan)),
-    "gram": (ZEROS, Way("march", march_gram.plan), Way("tile", tile_gram.plan)),
-    "correlate": (ZEROS, Way("march", march_gram.correlate_plan), Way("tile", tile_correlate.plan)),
+    "forward": (ZEROS, Way("march", march_apply.plan), Way("march, planes", planes.plan), Way("tile", tile_apply.plan)),
+    "finished": (
+        Way("march", march_apply.finished_plan),
+        Way("march, planes", planes.finished_plan),
+        Way("forward, then its epilogue", _composed),
+    ),
+    "transposed": (
+        ZEROS,
+        Way("march", march_apply.plan),
+        Way("march, planes", planes.plan),
+        Way("tile", tile_apply.plan),
+    ),
+    "gram": (
+        ZEROS,
+        Way("march", march_gram.plan),
+        Way("march, planes", planes_gram.plan),
+        Way("tile", tile_gram.plan),
+    ),
+    "correlate": (
+        ZEROS,
+        Way("march", march_gram.correlate_plan),
+        Way("march, planes", planes_gram.correlate_plan),
+        Way("tile", tile_correlate.plan),
+    ),
     "backward": (Way("march", march_backward.plan), Way("transposed, then gram", _both)),
 }
 

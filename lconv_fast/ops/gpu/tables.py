@@ -50,6 +50,7 @@ class March(NamedTuple):
     held: int = 2  # lines that stay in registers; of three the others come from the first-level cache again
     ahead: int = 2  # blocks of channels that are loaded before they are needed, at most all
     apart: bool = False  # whether the loads of a block of channels wait for the products of the one before
+    most_taps: Limits = (0, 0, 0)  # of constant stencils, that of f itself among them
 
     @property
     def places(self) -> int:
@@ -109,9 +110,37 @@ def width_of(blocks: int) -> int:
     return min(blocks, 3) if blocks <= 4 else 4
 
 
+# Of constant stencils, by (axes, width of the channels).
+_NONE: Limits = (0, 0, 0)
+TAPS: dict[tuple[int, int], tuple[March, ...]] = {
+    (2, 1): (March(64, 64, 4, 16, _NONE, _NONE, _NONE, 2, 2, False, (9, 9, 9)),),
+    (2, 2): (March(64, 64, 4, 16, _NONE, _NONE, _NONE, 2, 2, True, (5, 9, 5)),),
+    (2, 3): (
+        March(128, 64, 8, 16, _NONE, _NONE, _NONE, 2, 2, True, (0, 5, 0)),
+        March(128, 128, 8, 16, _NONE, _NONE, _NONE, 0, 0, True, (0, 0, 5)),
+    ),
+    (2, 4): (March(128, 64, 8, 16, _NONE, _NONE, _NONE, 0, 0, True, (0, 5, 5)),),
+    (3, 1): (March(64, 64, 4, 16, _NONE, _NONE, _NONE, 2, 2, False, (7, 7, 7)),),
+    (3, 2): (March(64, 64, 4, 16, _NONE, _NONE, _NONE, 2, 2, True, (0, 7, 7)),),
+    (3, 3): (
+        March(128, 64, 8, 16, _NONE, _NONE, _NONE, 0, 2, False, (0, 7, 0)),
+        March(128, 64, 8, 16, _NONE, _NONE, _NONE, 0, 0, True, (0, 0, 7)),
+    ),
+}
+
+# Of contiguous data, by (axes, width of the channels); in the bases alone.
+PLANES: dict[tuple[int, int], March] = {
+    (2, 1): March(64, 64, 4, 16, _NONE, _NONE, (1, 1, 1), 2, 1, False, (5, 9, 9)),
+    (2, 2): March(64, 64, 4, 16, _NONE, _NONE, (1, 1, 1), 2, 0, False, (5, 5, 9)),
+    (2, 3): March(64, 64, 4, 16, _NONE, _NONE, _NONE, 0, 0, False, (5, 5, 5)),
+    (3, 1): March(64, 64, 4, 16, _NONE, _NONE, (1, 1, 1), 2, 1, False, (7, 7, 7)),
+    (3, 2): March(64, 64, 4, 16, _NONE, _NONE, (1, 1, 1), 2, 0, False, (7, 7, 7)),
+    (3, 3): March(64, 64, 4, 16, _NONE, _NONE, _NONE, 0, 0, False, (7, 7, 7)),
+}
+
 # By (axes, blocks of 32 channels of the cotangent), for up to `outs` channels of the features.
 BACKWARD_MARCHES: dict[tuple[int, int], March] = {
-    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 4, 6), (0, 1, 1), 2, 0),
+    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 4, 6), (0, 1, 1), 2, 1, False, (0, 5, 5)),
     (2, 2): March(128, 64, 8, 32, (0, 2, 3), (0, 2, 3), (0, 0, 1), 2, 0),
     (3, 1): March(64, 64, 4, 32, (4, 3, 4), (4, 3, 4), (0, 0, 1), 2, 0),
     (3, 2): March(128, 64, 8, 32, (0, 1, 3), (0, 1, 3), (0, 0, 1), 2, 0),
@@ -133,6 +162,9 @@ class GramMarch(NamedTuple):
         0,
         0,
     )  # rows of affine generators up to which lines are loaded a step ahead
+    # Of constant stencils, that of f itself among them: taps of one launch, and up to which lines are loaded ahead.
+    most_taps: Limits = (0, 0, 0)
+    most_taps_ahead: Limits = (0, 0, 0)
 
     @property
     def places(self) -> int:
@@ -142,10 +174,17 @@ class GramMarch(NamedTuple):
 
 # By (axes, more than 64 channels of the cotangent).
 GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
-    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 4, 7), (4, 7, 7), (0, 1, 0), (0, 4, 0)),
-    (2, True): GramMarch(128, 128, 8, 32, (0, 4, 4), (0, 4, 7), (0, 7, 7)),
-    (3, False): GramMarch(64, 64, 4, 32, (3, 4, 5), (2, 4, 7), (4, 7, 7)),
-    (3, True): GramMarch(128, 128, 8, 32, (0, 0, 5), (0, 0, 7), (0, 7, 7)),
+    (2, False): GramMarch(64, 64, 4, 32, (4, 7, 7), (4, 4, 7), (4, 7, 7), (0, 1, 0), (0, 4, 0), (4, 5, 5)),
+    (2, True): GramMarch(128, 128, 8, 32, (0, 4, 4), (0, 4, 7), (0, 7, 7), most_taps=(0, 5, 5)),
+    (3, False): GramMarch(64, 64, 4, 32, (3, 4, 5), (2, 4, 7), (4, 7, 7), most_taps=(4, 4, 4)),
+    (3, True): GramMarch(128, 128, 8, 32, (0, 0, 5), (0, 0, 7), (0, 7, 7), most_taps=(0, 4, 4)),
+}
+
+
+# Of contiguous data, by axes.
+PLANES_GRAM: dict[int, GramMarch] = {
+    n: GramMarch(64, 64, 4, 32, _NONE, _NONE, _NONE, most_taps=most, most_taps_ahead=(0, 5, 5))
+    for n, most in ((2, (5, 5, 5)), (3, (5, 7, 5)))
 }
 
 
@@ -154,7 +193,10 @@ class Table(NamedTuple):
 
     tiles: Mapping[tuple[str, str], Tile] = TILES
     marches: Mapping[tuple[int, int, bool], tuple[March, ...]] = MARCHES
+    taps: Mapping[tuple[int, int], tuple[March, ...]] = TAPS
+    planes: Mapping[tuple[int, int], March] = PLANES
     backward_marches: Mapping[tuple[int, int], March] = BACKWARD_MARCHES
+    planes_gram: Mapping[int, GramMarch] = PLANES_GRAM
     gram_marches: Mapping[tuple[int, bool], GramMarch] = GRAM_MARCHES
     most_channels: Mapping[int, int] = {2: 256, 3: 128}  # by axes, to sum over: the loop over their blocks is unrolled
     least_filled: float = 0.5  # of a marching program's columns

@@ -20,7 +20,9 @@ from lconv_fast.ops.geometry import MOST_AXES, CoefficientKind, Geometry
 SAMPLED = tl.constexpr(int(CoefficientKind.SAMPLED))
 AFFINE = tl.constexpr(int(CoefficientKind.AFFINE))
 CONSTANT = tl.constexpr(int(CoefficientKind.CONSTANT))
-AFFINE_BASIS = tl.constexpr(len(CoefficientKind))  # of the marching kernels: x_b D_a and D_a for all b, a
+# Of the marching kernels: x_b D_a and D_a for all b, a; and f at every tap, of constant stencils.
+AFFINE_BASIS = tl.constexpr(len(CoefficientKind))
+TAP_BASIS = tl.constexpr(len(CoefficientKind) + 1)
 
 
 class Data(NamedTuple):

@@ -1,4 +1,4 @@
-"""apply for half types and central differences of order 2, marching along lines.
+"""apply for half types, marching along lines.
 
 A program keeps BM columns of three lines in registers and loads one new line a step. The blocks of features lie where
 the matrix instructions want their first factor, once points and channels are permuted: it never passes through shared
@@ -7,6 +7,7 @@ memory, where all of W lies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,12 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lconv_fast.ops.geometry import empty_like_format
+from lconv_fast.ops.geometry import CoefficientKind, empty_like_format
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type, coordinate
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.march.activations import CODES, activated
-from lconv_fast.ops.gpu.march.basis import basis_size, in_basis
+from lconv_fast.ops.gpu.march.basis import basis_for
 from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, keep_behind, line_ends, line_of, row_tiles
 from lconv_fast.ops.gpu.march.mixing import Mixture
 from lconv_fast.ops.gpu.march.registers import (
@@ -37,18 +38,20 @@ from lconv_fast.ops.gpu.march.registers import (
     store_blocks,
     store_line,
 )
-from lconv_fast.ops.gpu.march.way import filled, steps_of
-from lconv_fast.ops.gpu.march.weights import difference_weight, own_weight, weight_stack
+from lconv_fast.ops.gpu.march.way import filled, why_not
+from lconv_fast.ops.gpu.march.weights import difference_weight, own_weight, tap_weight, weight_stack
 from lconv_fast.ops.gpu.tables import March, width_of
 from lconv_fast.ops.gpu.tile.points import base_of
 from lconv_fast.ops.gpu.views import (
     AFFINE_BASIS,
+    TAP_BASIS,
     Box,
     Coordinates,
     block,
     box_of,
     cdiv,
     coefficients_view,
+    coordinates_view,
     data_view,
     padded,
     pairs_view,
@@ -61,7 +64,7 @@ class Plan(NamedTuple):
     call: Call
     entry: March
     launch: Launch
-    mixture: Mixture | None  # in the affine basis
+    mixture: Mixture | None  # in a basis
     box: Box
     x_tiles: int
     blocks: int
@@ -91,8 +94,9 @@ class Plan(NamedTuple):
         v = coefficients_view(coefficients, g.kind, coordinates)
         if self.mixture:
             weight = self.mixture.weight(weight, v)
+            v = coordinates_view(weight, coordinates)
         before = (
-            pairs_view(input),
+            pairs_view(input) if input.stride(1) == 1 else data_view(input),
             weight_view(weight, g.groups, call.transposed),
             v,
             bias,
@@ -114,32 +118,34 @@ class Plan(NamedTuple):
 
 
 def plan(call: Call) -> Plan | str:
-    steps = steps_of(call)
-    if isinstance(steps, str):
-        return steps
+    if reason := why_not(call):
+        return reason
     g, card = call.geometry, call.card
     ins, outs = (call.outs, call.ins) if call.transposed else (call.ins, call.outs)
     most = call.table.most_channels[g.ndim]
     if ins > most:
         return f"{ins} channels to sum over are more than {most}"
-    reason = ""
-    for entry in call.table.marches[g.ndim, width_of(ins // BLOCK), call.transposed]:
-        basis = in_basis(call, entry)
-        bn, rows = block(outs, entry.outs), (basis_size(g) if basis else call.generators) + call.identity
-        # All of W.
-        stacked = sum(size for _, size in stacks_of(rows, not (entry.apart and call.transposed)))
-        shared = 2 * bn * ins * stacked
+    reason = f"{ins} channels to sum over spill registers"
+    for entry in _entries(call, width_of(ins // BLOCK)):
+        kind = basis_for(call, entry)
         if not filled(call, entry.points):
             reason = f"lines of {g.spatial[-1]} points leave most of a program's {entry.points} columns empty"
-        elif isinstance(basis, str):
-            reason = basis
-        elif shared > card.shared:
+            continue
+        if isinstance(kind, str):
+            reason = kind
+            continue
+        stencil = Stencil.of(call, kind, identity=call.identity, transposed=call.transposed)
+        bn, rows = block(outs, entry.outs), stencil.generators + stencil.identity
+        # All of W.
+        exact = stencil.kind == TAP_BASIS.value or not (entry.apart and call.transposed)
+        stacked = sum(size for _, size in stacks_of(rows, exact))
+        shared = 2 * bn * ins * stacked
+        if shared > card.shared:
             reason = f"W takes {shared >> 10} KiB of shared memory, the card gives {card.shared >> 10}"
         else:
             break
     else:
         return reason
-    stencil = Stencil.of(call, steps, basis, identity=call.identity, transposed=call.transposed)
     launch = call.launcher(
         march_apply_kernel,
         entry.warps,
@@ -157,8 +163,15 @@ def plan(call: Call) -> Plan | str:
         BM=entry.points,
         BN=bn,
     )
-    mixture = Mixture.of(call, steps, call.transposed) if basis else None
+    mixture = Mixture.of(call, kind, 0, call.transposed) if stencil.in_basis else None
     return Plan(call, entry, launch, mixture, box_of(g), cdiv(g.spatial[-1], entry.points), cdiv(outs, bn))
+
+
+def _entries(call: Call, width: int) -> Sequence[March]:
+    g, table = call.geometry, call.table
+    if g.kind == CoefficientKind.CONSTANT:
+        return table.taps.get((g.ndim, width), ())
+    return table.marches[g.ndim, width, call.transposed]
 
 
 def finished_plan(call: Call) -> Plan | str:
@@ -173,6 +186,12 @@ def finished_plan(call: Call) -> Plan | str:
 def coordinates_after(stencil):
     """Whether products are with differences, and coordinates multiply their sums."""
     return stencil.kind == AFFINE_BASIS.value and not stencil.transposed
+
+
+@triton.constexpr_function
+def tiles_at_once(rows, taps, channel_blocks):
+    """Of f at taps those of all channels stand in a row, which makes fewer products; of fields those of a block."""
+    return rows * channel_blocks if taps else rows
 
 
 @triton.jit
@@ -229,11 +248,13 @@ def march_apply_kernel(
         2 if post and channel_blocks % 2 == 0 and not apart else 1
     )  # blocks whose tiles make one product
     groups_of_blocks: tl.constexpr = channel_blocks // together
-    stacks: tl.constexpr = stacks_of(n * together if post else rows, not (apart and stencil.transposed))
+    taps: tl.constexpr = stencil.kind == TAP_BASIS
+    stacks: tl.constexpr = stacks_of(
+        tiles_at_once(n * together if post else rows, taps, channel_blocks), taps or not (apart and stencil.transposed)
+    )
     stack_count: tl.constexpr = len(stacks)
     x = as_type(x_tile, index) * BM + tl.arange(0, BM)
-    base = base_of(source, batch, group, channel_blocks * PAIRS)
-    columns = Columns(source, base, box, as_type(z, index), x)
+    columns = Columns(source, base_of(source, batch, group, channel_blocks * PAIRS), box, as_type(z, index), x)
     o = block * BN + channel_order(BN)
 
     # W stays in shared memory all along.
@@ -259,6 +280,10 @@ def march_apply_kernel(
                             outs,
                         ),
                     )
+        field = ()
+    elif taps:
+        for q in tl.static_range(stack_count):
+            w = w + (tap_weight(weight, group, stacks[q][0], stacks[q][1], rows, o, outs),)
         field = ()
     else:
         for q in tl.static_range(channel_blocks * stack_count):
@@ -309,6 +334,7 @@ def march_apply_kernel(
         after = coming
         own = ()
         differences = ()
+        tiles = ()
         for k in tl.static_range(channel_blocks):
             after = after + (
                 line_of(columns, y + 1 + (k + ahead) // channel_blocks, (k + ahead) % channel_blocks, padding),
@@ -331,6 +357,12 @@ def march_apply_kernel(
                     if stencil.identity:
                         f = side_by_side(own, k - together + 1, together, narrow)
                         total = tl.dot(permuted(f, warps), w_own[k // together], total)
+            elif taps:
+                tiles = tiles + row_tiles(columns, field, (below, own[k], after[k]), y, k, stencil, 0, rows, narrow)
+                for q in tl.static_range(stack_count):
+                    if (stacks[q][0] + stacks[q][1] - 1) // rows == k:
+                        f = permuted(all_beside(tiles, stacks[q][0], stacks[q][1]), warps)
+                        total = tl.dot(f, w[q], total)
             else:
                 tiles = row_tiles(columns, field, (below, own[k], after[k]), y, k, stencil, 0, rows, narrow)
                 for q in tl.static_range(stack_count):

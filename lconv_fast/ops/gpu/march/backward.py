@@ -1,4 +1,4 @@
-"""apply transposed and gram at once, for half types and central differences of order 2, marching along lines.
+"""apply transposed and gram at once, for half types, marching along lines.
 
 The blocks of L_r^T g are made once: permuted they are the first factor of the product with W_r, whose sum is the
 gradient of f, and side by side and transposed that of the product with f, whose sums over the strip stay in registers.
@@ -18,7 +18,7 @@ from lconv_fast.ops.geometry import empty_like_format
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type
 from lconv_fast.ops.gpu.launch import Launch
-from lconv_fast.ops.gpu.march.basis import in_basis, with_own
+from lconv_fast.ops.gpu.march.basis import basis_for, with_own
 from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, line_of, line_of_partner, row_tiles
 from lconv_fast.ops.gpu.march.mixing import Mixture
 from lconv_fast.ops.gpu.march.registers import (
@@ -31,7 +31,7 @@ from lconv_fast.ops.gpu.march.registers import (
     stacks_of,
     store_line,
 )
-from lconv_fast.ops.gpu.march.way import filled, steps_of
+from lconv_fast.ops.gpu.march.way import filled, why_not
 from lconv_fast.ops.gpu.march.weights import weight_stack
 from lconv_fast.ops.gpu.tables import March
 from lconv_fast.ops.gpu.tile.points import base_of
@@ -42,6 +42,7 @@ from lconv_fast.ops.gpu.views import (
     box_of,
     cdiv,
     coefficients_view,
+    coordinates_view,
     data_view,
     padded,
     pairs_view,
@@ -55,7 +56,7 @@ class Plan(NamedTuple):
     entry: March
     launch: Launch
     stencil: Stencil
-    mixture: Mixture | None  # in the affine basis
+    mixture: Mixture | None  # in a basis
     box: Box
     x_tiles: int
     others: int  # columns of all planes and examples
@@ -75,14 +76,16 @@ class Plan(NamedTuple):
         g = call.geometry
         v = coefficients_view(coefficients, g.kind, coordinates)
         count = weight.shape[0] - 1
+        in_kernel = v
         if self.mixture:
             weight = self.mixture.weight(weight, v)
+            in_kernel = coordinates_view(weight, coordinates)
         output = empty_like_format(cotangent, call.ins * g.groups, g.spatial)
         before = (
             pairs_view(cotangent),
             data_view(input),
             weight_view(weight, g.groups, True),
-            v,
+            in_kernel,
             data_view(output),
         )
         after = (self.box, g.groups, call.ins, self.x_tiles)
@@ -98,9 +101,8 @@ class Plan(NamedTuple):
 
 
 def plan(call: Call) -> Plan | str:
-    steps = steps_of(call)
-    if isinstance(steps, str):
-        return steps
+    if reason := why_not(call):
+        return reason
     g, features, card = call.geometry, call.partner, call.card
     assert features is not None
     if 0 in (call.batch, call.ins, call.outs):
@@ -114,10 +116,10 @@ def plan(call: Call) -> Plan | str:
         return "f is not channels-last"
     if not filled(call, entry.points):
         return f"lines of {g.spatial[-1]} points leave most of a program's {entry.points} columns empty"
-    basis = in_basis(call, entry)
-    if isinstance(basis, str):
-        return basis
-    stencil = Stencil.of(call, steps, basis, identity=call.identity, transposed=True)
+    kind = basis_for(call, entry)
+    if isinstance(kind, str):
+        return kind
+    stencil = Stencil.of(call, kind, identity=call.identity, transposed=True)
     rows, bn = stencil.generators + stencil.identity, block(call.ins, entry.outs)
     # All of W, a stack of blocks, and features and result.
     shared = 2 * (bn * rows * call.outs + 4 * BLOCK * entry.points + 2 * bn * entry.points)
@@ -142,7 +144,7 @@ def plan(call: Call) -> Plan | str:
         BM=entry.points,
         BN=bn,
     )
-    mixture = Mixture.of(call, steps, True) if basis else None
+    mixture = Mixture.of(call, kind, stencil.identity, True) if stencil.in_basis else None
     return Plan(call, entry, launch, stencil, mixture, box_of(g), x_tiles, others, most_strips)
 
 

@@ -1,4 +1,4 @@
-"""gram for half types and central differences of order 2, marching along lines; and correlate, contracted from it.
+"""gram for half types, marching along lines; and correlate, contracted from it.
 
 A program keeps the sums of one block of input channels and one of output channels in registers, and walks through its
 part of the strips; f is unpacked once for all generators, whose blocks stand side by side in one product.
@@ -17,15 +17,17 @@ from lconv_fast.ops.geometry import CoefficientKind
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type
 from lconv_fast.ops.gpu.launch import Launch
-from lconv_fast.ops.gpu.march.basis import with_own
+from lconv_fast.ops.gpu.march.basis import terms_of, with_own
 from lconv_fast.ops.gpu.march.lines import Columns, Stencil, field_of, line_of, line_of_partner, row_tiles
 from lconv_fast.ops.gpu.march.mixing import Mixture
 from lconv_fast.ops.gpu.march.moments import march_moments_kernel
 from lconv_fast.ops.gpu.march.registers import BLOCK, CHANNELS, PAIRS, all_beside, stacks_of
-from lconv_fast.ops.gpu.march.way import filled, steps_of
+from lconv_fast.ops.gpu.march.way import filled, why_not
 from lconv_fast.ops.gpu.tables import GramMarch
 from lconv_fast.ops.gpu.tile.points import base_of
 from lconv_fast.ops.gpu.views import (
+    AFFINE_BASIS,
+    TAP_BASIS,
     Box,
     Coefficients,
     Coordinates,
@@ -41,7 +43,7 @@ from lconv_fast.ops.gpu.waves import Strips, shares_of
 
 
 class Sums(NamedTuple):
-    """(L_r f)^T g for f itself, if it takes part, and every generator or every member of the affine basis: float32, in
+    """(L_r f)^T g for f itself, if it takes part, and every generator or every member of a basis: float32, in
     parts (parts, rows, outs, ins)."""
 
     call: Call
@@ -64,7 +66,8 @@ class Sums(NamedTuple):
     def __call__(self, input: Tensor, cotangent: Tensor, v: Coefficients) -> Tensor:
         call, device = self.call, input.device
         groups = call.geometry.groups
-        before = (pairs_view(input), data_view(cotangent), v)
+        source = pairs_view(input) if input.stride(1) == 1 else data_view(input)
+        before = (source, data_view(cotangent), v)
         after = (self.box, call.batch, groups, call.ins, call.outs, self.x_tiles, self.in_blocks, self.out_blocks)
         nothing = input.new_empty(0, dtype=torch.float32)
         places = self.launches[0].places(call.card, device, (*before, nothing, *after, 1, 1, 1))
@@ -79,43 +82,56 @@ class Sums(NamedTuple):
 
 class Plan(NamedTuple):
     sums: Sums
-    mixture: Mixture | None  # in the affine basis
+    mixture: Mixture | None  # in a basis
 
     def run(self, coordinates: Coordinates, input: Tensor, cotangent: Tensor, coefficients: Tensor) -> Tensor:
         call, stencil = self.sums.call, self.sums.stencil
         v = coefficients_view(coefficients, call.geometry.kind, coordinates)
-        sums = self.sums(input, cotangent, v)
         if self.mixture:
+            sums = self.sums(input, cotangent, coordinates_view(cotangent, coordinates))
             return self.mixture.gradient(sums, v, call.generators, input.dtype)
+        sums = self.sums(input, cotangent, v)
         return with_own(sums.sum(0), stencil.identity).to(input.dtype)
 
 
 class CorrelatePlan(NamedTuple):
-    """dQ/dv of affine coefficients, v[i,a,b] = step_a <W_i, (x_b D_a f)^T g>."""
+    """dQ/dv of coefficients that make up the generators from a basis: sums of <W_i, (B_r f)^T g>."""
 
     sums: Sums
 
     def run(self, coordinates: Coordinates, input: Tensor, weight: Tensor, cotangent: Tensor) -> Tensor:
-        g, steps = self.sums.call.geometry, self.sums.stencil.steps
+        g, stencil = self.sums.call.geometry, self.sums.stencil
         sums = self.sums(input, cotangent, coordinates_view(weight, coordinates)).sum(0)
-        found = torch.einsum("ioc,aboc->iab", weight[1:].float(), sums.unflatten(0, (g.ndim, g.ndim + 1)))
-        return torch.stack([step * found[:, a] for a, step in enumerate(steps)], 1)
+        found = torch.einsum("ioc,roc->ri", weight[1:].float(), sums)
+        result = found.new_zeros(g.coefficient_shape(weight.shape[0] - 1))
+        by_place = result.unsqueeze(2) if g.kind == CoefficientKind.CONSTANT else result
+        for row, component, place, factor in terms_of(g, stencil.kind, False):
+            by_place[:, component, place].add_(found[row - 1 + stencil.identity], alpha=factor)
+        return result
 
 
 def plan(call: Call) -> Plan | str:
-    g = call.geometry
-    in_basis = g.kind == CoefficientKind.AFFINE and call.generators > g.ndim + 1
-    sums = _sums(call, in_basis, call.identity)
+    kind = _kind(call, call.generators > call.geometry.ndim + 1)
+    sums = _sums(call, kind, call.identity)
     if isinstance(sums, str):
         return sums
-    return Plan(sums, Mixture.of(call, sums.stencil.steps, False) if in_basis else None)
+    stencil = sums.stencil
+    return Plan(sums, Mixture.of(call, kind, stencil.identity, False) if stencil.in_basis else None)
 
 
 def correlate_plan(call: Call) -> CorrelatePlan | str:
     if call.geometry.kind == CoefficientKind.SAMPLED:
         return "the gradient of a field is wanted at every point"
-    sums = _sums(call, True, False)
+    sums = _sums(call, _kind(call, True), False)
     return sums if isinstance(sums, str) else CorrelatePlan(sums)
+
+
+def _kind(call: Call, many: bool) -> int:
+    """What kernels work in: the call's own kind, or a basis; of affine fields the latter if they are many."""
+    kind = call.geometry.kind
+    if kind == CoefficientKind.CONSTANT:
+        return TAP_BASIS.value
+    return AFFINE_BASIS.value if many and kind == CoefficientKind.AFFINE else int(kind)
 
 
 def _moments_entry(call: Call) -> GramMarch | None:
@@ -129,35 +145,38 @@ def _moments_entry(call: Call) -> GramMarch | None:
     return None
 
 
-def _entry(call: Call, in_basis: bool) -> tuple[GramMarch, int]:
+def _entry(call: Call, kind: int) -> tuple[GramMarch, int]:
     """The entry for these channels, and how many generators, with f itself, a launch takes."""
-    g = call.geometry
     for more in (call.outs > 64, False):
-        entry = call.table.gram_marches[g.ndim, more]
-        affine = entry.most_basis if in_basis else entry.most_affine
-        limit = (affine if g.kind == CoefficientKind.AFFINE else entry.most_fields)[call.card.generation]
+        entry = call.table.gram_marches[call.geometry.ndim, more]
+        limits = {
+            CoefficientKind.AFFINE: entry.most_affine,
+            CoefficientKind.SAMPLED: entry.most_fields,
+            AFFINE_BASIS.value: entry.most_basis,
+            TAP_BASIS.value: entry.most_taps,
+        }
+        limit = limits[kind][call.card.generation]
         if limit:
             break
     return entry, limit
 
 
-def _sums(call: Call, in_basis: bool, identity: bool) -> Sums | str:
-    steps = steps_of(call)
-    if isinstance(steps, str):
-        return steps
+def _sums(call: Call, kind: int, identity: bool) -> Sums | str:
+    if reason := why_not(call):
+        return reason
     g = call.geometry
-    by_moments = _moments_entry(call) if in_basis else None
-    entry, most = (by_moments, 0) if by_moments else _entry(call, in_basis)
+    by_moments = _moments_entry(call) if kind == AFFINE_BASIS.value else None
+    entry, most = (by_moments, 0) if by_moments else _entry(call, kind)
     if not filled(call, entry.points):
         return f"lines of {g.spatial[-1]} points leave most of a program's {entry.points} columns empty"
-    stencil = Stencil.of(call, steps, in_basis, identity=identity, transposed=False)
+    stencil = Stencil.of(call, kind, identity=identity, transposed=False)
     rows = stencil.generators + stencil.identity
     constants = {"stencil": stencil, "index": call.index, "BM": entry.points, "BN": entry.outs}
     if by_moments:
         launches = [call.launcher(march_moments_kernel, entry.warps, **constants)]
     else:
-        most_ahead = entry.most_ahead[call.card.generation]
-        constants["ahead"] = g.kind == CoefficientKind.AFFINE and not in_basis and rows <= most_ahead
+        ahead = {CoefficientKind.AFFINE: entry.most_ahead, TAP_BASIS.value: entry.most_taps_ahead}
+        constants["ahead"] = kind in ahead and rows <= ahead[kind][call.card.generation]
         launches = [
             call.launcher(march_gram_kernel, entry.warps, first=first, rows=min(most, rows - first), **constants)
             for first in range(0, rows, most)
@@ -199,7 +218,7 @@ def march_gram_kernel(
     narrow: tl.constexpr = cotangent.data.dtype.element_ty
     padding: tl.constexpr = stencil.padding
     all_rows: tl.constexpr = stencil.generators + stencil.identity
-    stacks: tl.constexpr = stacks_of(rows, False)
+    stacks: tl.constexpr = stacks_of(rows, stencil.kind == TAP_BASIS)
     o = (out_block * BN + tl.arange(0, BN)).to(index)
     totals = ()
     for k in tl.static_range(len(stacks)):

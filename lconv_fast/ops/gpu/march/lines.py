@@ -1,4 +1,4 @@
-"""Lines of the image in registers: what the marching kernels share, for half types and central differences of order 2.
+"""Lines of the image in registers: what the marching kernels share, for half types.
 
 Channels come as pairs in int32, 32 channels (a block) at a time, in 16-byte loads.
 """
@@ -13,9 +13,10 @@ import triton.language as tl
 from lconv_fast.ops.gpu.boundary import beside
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type, coefficient, coordinate
-from lconv_fast.ops.gpu.march.basis import basis_size
+from lconv_fast.ops.gpu.march.basis import basis_size, members_of
 from lconv_fast.ops.gpu.march.registers import PAIRS, halves, pair_difference, unpacked
-from lconv_fast.ops.gpu.views import AFFINE, AFFINE_BASIS
+from lconv_fast.ops.gpu.march.way import steps_of
+from lconv_fast.ops.gpu.views import AFFINE, AFFINE_BASIS, TAP_BASIS, padded
 
 MOST_INTERCEPTS = 18  # of an affine field, kept in registers
 
@@ -23,20 +24,32 @@ MOST_INTERCEPTS = 18  # of an affine field, kept in registers
 class Stencil(NamedTuple):
     """Compile-time: what the generators are made of, and what is asked of them."""
 
-    steps: tuple[float, ...]  # weight of f(x + e_a) for each component; f(x - e_a) has its negative
-    generators: int  # n_L, or the size of the affine basis
+    steps: tuple[float, ...]  # without a basis, weight of f(x + e_a) for each component; f(x - e_a) has its negative
+    generators: int  # n_L, or the size of the basis
     ndim: int
-    kind: int  # a CoefficientKind, or AFFINE_BASIS
+    kind: int  # a CoefficientKind, or a basis
     padding: int
     transposed: bool
     identity: int  # 1 if f itself is the first of the rows, else 0
     ptx: bool  # whether kernels may hold instructions of PTX
+    taps: tuple[tuple[int, ...], ...] = ()  # of constant stencils, but that of f itself; three offsets each
 
     @staticmethod
-    def of(call: Call, steps: tuple[float, ...], in_basis: bool, *, identity: bool, transposed: bool) -> Stencil:
+    def of(call: Call, kind: int, *, identity: bool, transposed: bool) -> Stencil:
         g = call.geometry
-        kind, generators = (AFFINE_BASIS.value, basis_size(g)) if in_basis else (int(g.kind), call.generators)
-        return Stencil(steps, generators, g.ndim, kind, int(g.padding_mode), transposed, int(identity), call.card.ptx)
+        in_taps = kind == TAP_BASIS.value
+        own_kind = kind == g.kind
+        steps = (steps_of(g) if own_kind else None) or ()
+        generators = call.generators if own_kind else basis_size(g, kind)
+        # The transpose of a shift goes the other way, where the padding inverts.
+        side = -1 if transposed else 1
+        taps = tuple(padded([side * t for t in offset], 0) for offset in members_of(g)) if in_taps else ()
+        numbers = (g.ndim, kind, int(g.padding_mode), transposed, int(identity or in_taps), call.card.ptx)
+        return Stencil(steps, generators, *numbers, taps)
+
+    @property
+    def in_basis(self) -> bool:
+        return not self.steps
 
 
 class Columns(NamedTuple):
@@ -146,7 +159,7 @@ def field_of(v, columns, stencil: tl.constexpr):
 
 
 @triton.jit
-def _end_coefficient(field, columns, y, i: tl.constexpr, a: tl.constexpr, end: tl.constexpr, stencil: tl.constexpr):
+def end_coefficient(field, columns, y, i: tl.constexpr, a: tl.constexpr, end: tl.constexpr, stencil: tl.constexpr):
     """The step along a times v[i, a] at a point, transposed at its neighbour below (end 0) or above (1) along a.
 
     Any number where there is no point: its features are zero.
@@ -207,9 +220,9 @@ def _generator_tile(i: tl.constexpr, ends, differences, field, columns, y, stenc
         f = _basis_tile(i % (n + 1), a, ends[a], differences[a], field.v, columns, y, stencil)
     else:
         for a in tl.static_range(n):
-            low = _end_coefficient(field, columns, y, i, a, 0, stencil)
+            low = end_coefficient(field, columns, y, i, a, 0, stencil)
             if stencil.transposed:
-                high = _end_coefficient(field, columns, y, i, a, 1, stencil)
+                high = end_coefficient(field, columns, y, i, a, 1, stencil)
                 f = low[:, None] * ends[a][0] if a == 0 else f + low[:, None] * ends[a][0]
                 f -= high[:, None] * ends[a][1]
             else:
@@ -245,7 +258,44 @@ def row_tiles(
 ):
     """What `rows` rows of W from `first` on are multiplied with, in the half type: of (f, L_1 f, L_2 f, ...), which
     begins with L_1 f if the identity takes no part. Of block k of the channels, from lines y - 1, y and y + 1."""
-    pairs = line_ends(columns, lines[0], lines[2], y, k, stencil)
+    if stencil.kind == TAP_BASIS:
+        tiles = ()
+        for r in tl.static_range(first, first + rows):
+            tiles = tiles + (halves(_line_of_row(columns, lines, r, y, k, stencil), narrow),)
+    else:
+        pairs = line_ends(columns, lines[0], lines[2], y, k, stencil)
+        tiles = _field_tiles(columns, field, lines[1], pairs, y, stencil, first, rows, narrow)
+    return tiles
+
+
+@triton.jit
+def _line_of_row(columns, lines, r: tl.constexpr, y, k: tl.constexpr, stencil: tl.constexpr):
+    """f, or f at a tap: one of the three lines, or from the first-level cache."""
+    if r == 0:
+        f = lines[1]
+    else:
+        t0: tl.constexpr = stencil.taps[r - 1][0]
+        t1: tl.constexpr = stencil.taps[r - 1][1]
+        t2: tl.constexpr = stencil.taps[r - 1][2]
+        if t0 == 0 and t2 == 0 and t1 * t1 == 1:
+            f = lines[1 + t1]
+        else:
+            f = _line_at(columns, columns.z + t0, y + t1, columns.x + t2, k, stencil.padding)
+    return f
+
+
+@triton.jit
+def _field_tiles(
+    columns,
+    field,
+    own,
+    pairs,
+    y,
+    stencil: tl.constexpr,
+    first: tl.constexpr,
+    rows: tl.constexpr,
+    narrow: tl.constexpr,
+):
     ends = ()
     differences = ()
     n: tl.constexpr = stencil.ndim
@@ -261,7 +311,7 @@ def row_tiles(
     tiles = ()
     for r in tl.static_range(first, first + rows):
         if stencil.identity and r == 0:
-            tiles = tiles + (halves(lines[1], narrow),)
+            tiles = tiles + (halves(own, narrow),)
         else:
             f = _generator_tile(r - stencil.identity, ends, differences, field, columns, y, stencil)
             tiles = tiles + (f.to(narrow),)

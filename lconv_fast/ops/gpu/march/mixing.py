@@ -1,11 +1,10 @@
-"""W, and its gradient, between the generators and the affine basis: one launch each.
+"""W, and its gradient, between the generators and a basis: one launch each.
 
-W_ab = sum_i m[i,a,b] W_i,    dQ/dW_i = sum_ab m[i,a,b] S_ab,    m[i,a,b] = (step along a) v[i,a,b]
+W_r = sum_i m[i,r] W_i,    dQ/dW_i = sum_r m[i,r] Q_r,    L_i = sum_r m[i,r] B_r, row 0 with W^0 and f besides
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from lconv_fast.ops.gpu.call import Call
 from lconv_fast.ops.gpu.fields import as_type
 from lconv_fast.ops.gpu.launch import Launch
-from lconv_fast.ops.gpu.march.basis import basis_size
+from lconv_fast.ops.gpu.march.basis import basis_size, terms_of
 from lconv_fast.ops.gpu.views import Coefficients, cdiv
 
 WARPS = 4
@@ -25,37 +24,29 @@ SUMMED, PARTS = 64, 32  # elements of a matrix, and parts of their sums, that a 
 
 
 class Mixture(NamedTuple):
-    """Transposed, the kernels leave out the sign of (x_b D_a)^T, too."""
-
-    ndim: int
+    rows: int
     weights: Launch
     gradients: Launch
 
     @staticmethod
-    def of(call: Call, steps: Sequence[float], transposed: bool) -> Mixture:
-        n = call.geometry.ndim
-        factors = tuple(-step if transposed else step for step in steps)
-        weights = call.launcher(basis_weight_kernel, WARPS, factors=factors, ndim=n, BLOCK=ELEMENTS)
+    def of(call: Call, basis: int, own: int, transposed: bool) -> Mixture:
+        """own: 1 if sums of f itself are among those that make up the gradient."""
+        rows = 1 + basis_size(call.geometry, basis)
+        terms = terms_of(call.geometry, basis, transposed)
+        identity = int(call.identity)
+        weights = call.launcher(basis_weight_kernel, WARPS, terms=terms, identity=identity, BLOCK=ELEMENTS)
         gradients = call.launcher(
-            weight_gradient_kernel,
-            WARPS,
-            factors=factors,
-            ndim=n,
-            identity=int(call.identity),
-            rows=basis_size(call.geometry) + call.identity,
-            BLOCK=SUMMED,
-            PARTS=PARTS,
+            weight_gradient_kernel, WARPS, terms=terms, identity=identity, own=own, rows=rows, BLOCK=SUMMED, PARTS=PARTS
         )
-        return Mixture(n, weights, gradients)
+        return Mixture(rows, weights, gradients)
 
     def weight(self, weight: Tensor, v: Coefficients) -> Tensor:
-        """W^0, then W_ab."""
+        """W_r of every row."""
         weight = weight.contiguous()
         count, outs, ins = weight.shape
-        rows = 1 + self.ndim * (self.ndim + 1)
-        mixed = weight.new_empty((rows, outs, ins))
-        programs = rows * cdiv(outs * ins, ELEMENTS)
-        self.weights(programs, weight.device, weight, v, mixed, count - 1, outs * ins, rows)
+        mixed = weight.new_empty((self.rows, outs, ins))
+        programs = self.rows * cdiv(outs * ins, ELEMENTS)
+        self.weights(programs, weight.device, weight, v, mixed, count - 1, outs * ins, self.rows)
         return mixed
 
     def gradient(self, sums: Tensor, v: Coefficients, generators: int, dtype: torch.dtype) -> Tensor:
@@ -67,9 +58,13 @@ class Mixture(NamedTuple):
 
 
 @triton.jit
-def _mixing(v, i, a, b, factor):
-    entry = v.data + as_type(i, tl.int64) * v.generator + a * v.component + b * v.axes[0]
-    return tl.load(entry).to(tl.float32) * factor
+def _mixing(v, i, row, terms: tl.constexpr):
+    """m[i,r]."""
+    found = tl.zeros((), tl.float32)
+    for t in tl.static_range(len(terms)):
+        entry = v.data + as_type(i, tl.int64) * v.generator + terms[t][1] * v.component + terms[t][2] * v.axes[0]
+        found += tl.where(row == terms[t][0], tl.load(entry).to(tl.float32), 0.0) * terms[t][3]
+    return found
 
 
 @triton.jit
@@ -80,38 +75,33 @@ def basis_weight_kernel(
     generators,
     size,
     rows,
-    factors: tl.constexpr,
-    ndim: tl.constexpr,
+    terms: tl.constexpr,
+    identity: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0)
     row, block = program % rows, program // rows
     e = block * BLOCK + tl.arange(0, BLOCK)
     there = e < size
-    place = target + as_type(row, tl.int64) * size + e
-    if row == 0:
-        tl.store(place, tl.load(weight + e, mask=there), mask=there)
-    else:
-        a, b = (row - 1) // (ndim + 1), (row - 1) % (ndim + 1)
-        factor = tl.where(a == 0, factors[0], tl.where(a == 1, factors[1], factors[ndim - 1]))
-        total = tl.zeros((BLOCK,), tl.float32)
-        for i in range(generators):
-            w = tl.load(weight + as_type(i + 1, tl.int64) * size + e, mask=there, other=0.0)
-            total += _mixing(v, i, a, b, factor) * w.to(tl.float32)
-        tl.store(place, total.to(target.dtype.element_ty), mask=there)
+    own = tl.load(weight + e, mask=there, other=0.0).to(tl.float32)
+    total = tl.where(row < identity, own, 0.0)
+    for i in range(generators):
+        w = tl.load(weight + as_type(i + 1, tl.int64) * size + e, mask=there, other=0.0)
+        total += _mixing(v, i, row, terms) * w.to(tl.float32)
+    tl.store(target + as_type(row, tl.int64) * size + e, total.to(target.dtype.element_ty), mask=there)
 
 
 @triton.jit(do_not_specialize=["parts"])
 def weight_gradient_kernel(
-    sums,  # (parts, rows, size)
+    sums,  # (parts, rows, size), without row 0 unless own
     v,
     target,  # (generators + 1, size)
     generators,
     size,
     parts,
-    factors: tl.constexpr,
-    ndim: tl.constexpr,
+    terms: tl.constexpr,
     identity: tl.constexpr,
+    own: tl.constexpr,
     rows: tl.constexpr,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
@@ -120,18 +110,18 @@ def weight_gradient_kernel(
     there = e < size
     narrow: tl.constexpr = target.dtype.element_ty
     totals = ()
-    for r in tl.static_range(rows):
+    summed: tl.constexpr = rows - 1 + own
+    for r in tl.static_range(summed):
         total = tl.zeros((PARTS, BLOCK), tl.float32)
         for first in range(0, parts, PARTS):
             p = (first + tl.arange(0, PARTS)).to(tl.int64)
-            entries = sums + (p * rows + r)[:, None] * size + e[None, :]
+            entries = sums + (p * summed + r)[:, None] * size + e[None, :]
             total += tl.load(entries, mask=(p < parts)[:, None] & there[None, :], other=0.0)
         totals = totals + (tl.sum(total, 0),)
-    own = totals[0] if identity == 1 else tl.zeros((BLOCK,), tl.float32)
-    tl.store(target + e, own.to(narrow), mask=there)
+    first_row = totals[0] if identity * own == 1 else tl.zeros((BLOCK,), tl.float32)
+    tl.store(target + e, first_row.to(narrow), mask=there)
     for i in range(generators):
         mixed = tl.zeros((BLOCK,), tl.float32)
-        for k in tl.static_range(ndim * (ndim + 1)):
-            m = _mixing(v, i, k // (ndim + 1), k % (ndim + 1), factors[k // (ndim + 1)])
-            mixed += m * totals[identity + k]
+        for r in tl.static_range(summed):
+            mixed += _mixing(v, i, r + 1 - own, terms) * totals[r]
         tl.store(target + as_type(i + 1, tl.int64) * size + e, mixed.to(narrow), mask=there)

@@ -82,7 +82,7 @@ def march_moments_kernel(
             if stencil.identity:
                 own = tl.dot(tl.trans(g), halves(here, narrow), own)
             plain = tl.dot(tl.trans(g), differences, plain)
-            times_x = tl.dot(tl.trans(times_rows(g, x_coordinate, narrow, stencil.ptx)), differences, times_x)
+            times_x = tl.dot(tl.trans(times_rows(g, x_coordinate, stencil.ptx)), differences, times_x)
             times_y -= plain * (as_type(v.inverse_scale[0], tl.float32) + v.inverse_scale[1])
             before = here
             here = after

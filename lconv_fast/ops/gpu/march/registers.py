@@ -69,16 +69,40 @@ def _fused(a, b, c, asm: tl.constexpr):
 
 
 @triton.jit
-def times_rows(tile, x, narrow: tl.constexpr, ptx: tl.constexpr):
+def half_sum(a, b, factor: tl.constexpr, ptx: tl.constexpr):
+    """a + factor b of tiles of the half type, rounded once; factor is 1 or -1."""
+    narrow: tl.constexpr = a.dtype
+    if ptx:
+        asm: tl.constexpr = "fma.rn.bf16x2 $0, $1, $2, $3;" if narrow == tl.bfloat16 else "fma.rn.f16x2 $0, $1, $2, $3;"
+        found = _fused(b, tl.full(b.shape, factor, narrow), a, asm)
+    else:
+        found = (a.to(tl.float32) + factor * b.to(tl.float32)).to(narrow)
+    return found
+
+
+@triton.jit
+def times_rows(tile, x, ptx: tl.constexpr):
     """x[:, None] tile in the half type, rounded once: x is the sum of two numbers of the half type."""
+    return _times(tile, x[:, None], ptx)
+
+
+@triton.jit
+def times_columns(tile, x, ptx: tl.constexpr):
+    """x[None, :] tile likewise."""
+    return _times(tile, x[None, :], ptx)
+
+
+@triton.jit
+def _times(tile, x, ptx: tl.constexpr):
+    narrow: tl.constexpr = tile.dtype
     if ptx:
         high = x.to(narrow)
         low = (x - high.to(tl.float32)).to(narrow)
-        high, low = tl.broadcast_to(high[:, None], tile.shape), tl.broadcast_to(low[:, None], tile.shape)
+        high, low = tl.broadcast_to(high, tile.shape), tl.broadcast_to(low, tile.shape)
         asm: tl.constexpr = "fma.rn.bf16x2 $0, $1, $2, $3;" if narrow == tl.bfloat16 else "fma.rn.f16x2 $0, $1, $2, $3;"
         found = _fused(tile, high, _fused(tile, low, tl.full(tile.shape, -0.0, narrow), asm), asm)
     else:
-        found = (x[:, None] * tile.to(tl.float32)).to(narrow)
+        found = (x * tile.to(tl.float32)).to(narrow)
     return found
 
 

@@ -61,6 +61,14 @@ def difference_weight(
 
 
 @triton.jit
+def tap_weight(weight, group, first: tl.constexpr, size: tl.constexpr, rows: tl.constexpr, o, outs):
+    """For a stack of permuted tiles, all rows of a block of channels, then of the next, from tile `first` on."""
+    tile = first + tl.arange(0, CHANNELS * size) // CHANNELS
+    c = (tile // rows) * CHANNELS + channel_order(CHANNELS * size) % CHANNELS
+    return weight_rows(weight, group, tile % rows, c, c >= 0, o, outs)
+
+
+@triton.jit
 def own_weight(weight, group, block: tl.constexpr, blocks: tl.constexpr, o, outs):
     """W^0 for `blocks` blocks of channels."""
     c = block * CHANNELS + channel_order(CHANNELS * blocks)
