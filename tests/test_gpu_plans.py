@@ -61,7 +61,7 @@ def test_why_not_marching_on_contiguous_data():
     assert not isinstance(dict(answers(channels_last=False))["march, planes"], str)
     for keywords, reason in (
         ({"operator": "transposed", "padding_mode": "circular"}, "without zeros around the grid"),
-        ({"operator": "gram", "shape": (2, 64, 64, 64, 64)}, "three axes"),
+        ({"operator": "gram", "shape": (2, 64, 64, 64, 64)}, "all affine fields"),
         ({"shape": (8, 128, 1024, 1024)}, "spill registers"),
         ({"shape": (8, 64, 1024, 16)}, "16 points"),
         ({"dtype": torch.float32}, "not a half type"),

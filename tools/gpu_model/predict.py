@@ -181,7 +181,7 @@ def gram_entry(layer: Layer, kernel: Kernel) -> GramMarch:
 
 
 def plane_entry(layer: Layer) -> March:
-    return Table().planes[layer.ndim, width_of(layer.channels // _BLOCK)]
+    return Table().planes[layer.ndim, width_of(layer.channels // _BLOCK), layer.operator == "transposed"]
 
 
 def _new_bytes(layer: Layer, name: str, points: int, kernel: Kernel) -> int:

@@ -128,14 +128,18 @@ TAPS: dict[tuple[int, int], tuple[March, ...]] = {
     ),
 }
 
-# Of contiguous data, by (axes, width of the channels); in the bases alone.
-PLANES: dict[tuple[int, int], March] = {
-    (2, 1): March(64, 64, 4, 16, _NONE, _NONE, (1, 1, 1), 2, 1, False, (5, 9, 9)),
-    (2, 2): March(64, 64, 4, 16, _NONE, _NONE, (1, 1, 1), 2, 0, False, (5, 5, 9)),
-    (2, 3): March(64, 64, 4, 16, _NONE, _NONE, _NONE, 0, 0, False, (5, 5, 5)),
-    (3, 1): March(64, 64, 4, 16, _NONE, _NONE, (1, 1, 1), 2, 1, False, (7, 7, 7)),
-    (3, 2): March(64, 64, 4, 16, _NONE, _NONE, (1, 1, 1), 2, 0, False, (7, 7, 7)),
-    (3, 3): March(64, 64, 4, 16, _NONE, _NONE, _NONE, 0, 0, False, (7, 7, 7)),
+# Of contiguous data, by (axes, width of the channels, transposed); in the bases alone.
+PLANES: dict[tuple[int, int, bool], March] = {
+    (n, width, transposed): March(64, 64, 4, 16, _NONE, _NONE, basis, held, ahead, False, most_taps)
+    for n, width, held, ahead, most_taps, forward, backward in (
+        (2, 1, 2, 1, (5, 9, 9), (0, 1, 1), (0, 1, 1)),
+        (2, 2, 2, 0, (5, 5, 9), (0, 1, 1), (0, 1, 1)),
+        (2, 3, 0, 0, (5, 5, 5), _NONE, _NONE),
+        (3, 1, 2, 1, (7, 7, 7), (0, 1, 1), (0, 1, 1)),
+        (3, 2, 2, 0, (7, 7, 7), (0, 1, 1), (0, 0, 1)),
+        (3, 3, 0, 0, (7, 7, 7), _NONE, _NONE),
+    )
+    for transposed, basis in ((False, forward), (True, backward))
 }
 
 # By (axes, blocks of 32 channels of the cotangent), for up to `outs` channels of the features.
@@ -183,8 +187,8 @@ GRAM_MARCHES: dict[tuple[int, bool], GramMarch] = {
 
 # Of contiguous data, by axes.
 PLANES_GRAM: dict[int, GramMarch] = {
-    n: GramMarch(64, 64, 4, 32, _NONE, _NONE, _NONE, most_taps=most, most_taps_ahead=(0, 5, 5))
-    for n, most in ((2, (5, 5, 5)), (3, (5, 7, 5)))
+    n: GramMarch(64, 64, 4, 32, _NONE, _NONE, basis, most_taps=most_taps, most_taps_ahead=(0, 5, 5))
+    for n, basis, most_taps in ((2, (0, 7, 7), (4, 5, 5)), (3, _NONE, (4, 7, 5)))
 }
 
 
@@ -194,7 +198,7 @@ class Table(NamedTuple):
     tiles: Mapping[tuple[str, str], Tile] = TILES
     marches: Mapping[tuple[int, int, bool], tuple[March, ...]] = MARCHES
     taps: Mapping[tuple[int, int], tuple[March, ...]] = TAPS
-    planes: Mapping[tuple[int, int], March] = PLANES
+    planes: Mapping[tuple[int, int, bool], March] = PLANES
     backward_marches: Mapping[tuple[int, int], March] = BACKWARD_MARCHES
     planes_gram: Mapping[int, GramMarch] = PLANES_GRAM
     gram_marches: Mapping[tuple[int, bool], GramMarch] = GRAM_MARCHES

@@ -62,8 +62,9 @@ def _mixing(v, i, row, terms: tl.constexpr):
     """m[i,r]."""
     found = tl.zeros((), tl.float32)
     for t in tl.static_range(len(terms)):
-        entry = v.data + as_type(i, tl.int64) * v.generator + terms[t][1] * v.component + terms[t][2] * v.axes[0]
-        found += tl.where(row == terms[t][0], tl.load(entry).to(tl.float32), 0.0) * terms[t][3]
+        if row == terms[t][0]:
+            entry = v.data + as_type(i, tl.int64) * v.generator + terms[t][1] * v.component + terms[t][2] * v.axes[0]
+            found += tl.load(entry).to(tl.float32) * terms[t][3]
     return found
 
 

@@ -40,7 +40,7 @@ def plan(call: Call) -> Plan | str:
     most = call.table.most_channels[g.ndim]
     if ins > most:
         return f"{ins} channels to sum over are more than {most}"
-    entry = call.table.planes.get((g.ndim, width_of(ins // BLOCK)))
+    entry = call.table.planes.get((g.ndim, width_of(ins // BLOCK), call.transposed))
     if entry is None:
         return f"{ins} channels to sum over spill registers"
     if not filled(call, entry.points):

@@ -45,16 +45,14 @@ def _sums(call: Call, identity: bool) -> Sums | str:
     if g.kind == CoefficientKind.SAMPLED:
         return "coefficients at every point"
     taps = g.kind == CoefficientKind.CONSTANT
-    if not taps and g.ndim == 3:
-        return "sums with all affine fields of three axes spill registers"
     entry = call.table.planes_gram[g.ndim]
     if not filled(call, entry.points):
         return f"lines of {g.spatial[-1]} points leave most of a program's {entry.points} columns empty"
     stencil = Stencil.of(call, TAP_BASIS.value if taps else AFFINE_BASIS.value, identity=identity, transposed=False)
     rows = stencil.generators + stencil.identity
-    most = entry.most_taps[call.card.generation] if taps else rows
-    if not most:
-        return "sums spill registers"
+    most = (entry.most_taps if taps else entry.most_basis)[call.card.generation]
+    if not taps and rows > most:
+        return "sums with all affine fields spill registers"
     launches = [
         call.launcher(
             march_planes_gram_kernel,
