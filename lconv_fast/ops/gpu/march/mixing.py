@@ -19,7 +19,7 @@ from lconv_fast.ops.gpu.march.basis import basis_size, terms_of
 from lconv_fast.ops.gpu.views import Coefficients, cdiv
 
 WARPS = 4
-ELEMENTS = 512  # of a matrix that a program mixes
+ELEMENTS = 128  # of every matrix that a program mixes
 SUMMED, PARTS = 64, 32  # elements of a matrix, and parts of their sums, that a program adds up at a time
 
 
@@ -34,7 +34,7 @@ class Mixture(NamedTuple):
         rows = 1 + basis_size(call.geometry, basis)
         terms = terms_of(call.geometry, basis, transposed)
         identity = int(call.identity)
-        weights = call.launcher(basis_weight_kernel, WARPS, terms=terms, identity=identity, BLOCK=ELEMENTS)
+        weights = call.launcher(basis_weight_kernel, WARPS, terms=terms, identity=identity, rows=rows, BLOCK=ELEMENTS)
         gradients = call.launcher(
             weight_gradient_kernel, WARPS, terms=terms, identity=identity, own=own, rows=rows, BLOCK=SUMMED, PARTS=PARTS
         )
@@ -45,8 +45,8 @@ class Mixture(NamedTuple):
         weight = weight.contiguous()
         count, outs, ins = weight.shape
         mixed = weight.new_empty((self.rows, outs, ins))
-        programs = self.rows * cdiv(outs * ins, ELEMENTS)
-        self.weights(programs, weight.device, weight, v, mixed, count - 1, outs * ins, self.rows)
+        programs = cdiv(outs * ins, ELEMENTS)
+        self.weights(programs, weight.device, weight, v, mixed, count - 1, outs * ins)
         return mixed
 
     def gradient(self, sums: Tensor, v: Coefficients, generators: int, dtype: torch.dtype) -> Tensor:
@@ -58,7 +58,7 @@ class Mixture(NamedTuple):
 
 
 @triton.jit
-def _mixing(v, i, row, terms: tl.constexpr):
+def _mixing(v, i, row: tl.constexpr, terms: tl.constexpr):
     """m[i,r]."""
     found = tl.zeros((), tl.float32)
     for t in tl.static_range(len(terms)):
@@ -75,21 +75,26 @@ def basis_weight_kernel(
     target,  # (rows, size)
     generators,
     size,
-    rows,
     terms: tl.constexpr,
     identity: tl.constexpr,
+    rows: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    program = tl.program_id(0)
-    row, block = program % rows, program // rows
-    e = block * BLOCK + tl.arange(0, BLOCK)
+    e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     there = e < size
     own = tl.load(weight + e, mask=there, other=0.0).to(tl.float32)
-    total = tl.where(row < identity, own, 0.0)
+    totals = ()
+    for r in tl.static_range(rows):
+        totals = totals + (own if identity == 1 and r == 0 else tl.zeros((BLOCK,), tl.float32),)
     for i in range(generators):
-        w = tl.load(weight + as_type(i + 1, tl.int64) * size + e, mask=there, other=0.0)
-        total += _mixing(v, i, row, terms) * w.to(tl.float32)
-    tl.store(target + as_type(row, tl.int64) * size + e, total.to(target.dtype.element_ty), mask=there)
+        w = tl.load(weight + as_type(i + 1, tl.int64) * size + e, mask=there, other=0.0).to(tl.float32)
+        more = ()
+        for r in tl.static_range(rows):
+            more = more + (totals[r] + _mixing(v, i, r, terms) * w,)
+        totals = more
+    for r in tl.static_range(rows):
+        place = target + as_type(r, tl.int64) * size + e
+        tl.store(place, totals[r].to(target.dtype.element_ty), mask=there)
 
 
 @triton.jit(do_not_specialize=["parts"])
