@@ -63,6 +63,11 @@ def test_arithmetic_against_integers_of_python():
     for body, expected in (
         ("mul.lo.s32 %r6, %r5, %r5;", [wrapped(v * v) for v in x]),
         ("mul.hi.u32 %r6, %r5, %r5;", [(v % 2**32) ** 2 >> 32 for v in x]),
+        ("mul.hi.s32 %r6, %r5, %r5;", [wrapped(v * v >> 32) for v in x]),
+        (
+            "cvt.u16.u32 %rs1, %r5; mul.hi.u16 %rs2, %rs1, 21846; cvt.u32.u16 %r6, %rs2;",
+            [(v % 2**16) * 21846 >> 16 for v in x],
+        ),
         ("bfe.s32 %r6, %r5, 4, 4;", [wrapped(((v >> 4 & 15) ^ 8) - 8) for v in x]),
         ("sub.s32 %r7, %r1, 9; div.s32 %r6, %r7, 4;", [int((t - 9) / 4) for t in thread]),
         ("sub.s32 %r7, %r1, 9; rem.s32 %r6, %r7, 4;", [(t - 9) - 4 * int((t - 9) / 4) for t in thread]),

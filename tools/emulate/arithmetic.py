@@ -30,7 +30,10 @@ def _fused(a, b, c):
 
 
 def _high(a, b):
-    return ((a.astype(np.uint64) * b.astype(np.uint64)) >> np.uint64(32)).astype(np.uint32)
+    """The upper half of products of 16 or 32 bits."""
+    narrow = np.result_type(a, b)
+    wide = np.dtype(f"{narrow.kind}8")
+    return (np.asarray(a).astype(wide) * np.asarray(b).astype(wide) >> wide.type(8 * narrow.itemsize)).astype(narrow)
 
 
 # Of arguments that have the instruction's own type.
@@ -85,7 +88,7 @@ def _arithmetic(decoder: Decoder, instruction: Instruction) -> Step:
         return _of_halves(decoder, instruction, kind)
     function = ARITHMETIC[name]
     if "hi" in modifiers:
-        if name != "mul" or kind != "u32":
+        if name != "mul" or kind not in ("u16", "s16", "u32", "s32"):
             raise NotEmulated(f"PTX: {instruction.text}")
         function = _high
     write = decoder.sink(instruction.operands[0])

@@ -136,7 +136,7 @@ PLANES: dict[tuple[int, int, bool], March] = {
         (2, 2, 2, 0, (5, 5, 9), (0, 1, 1), (0, 1, 1)),
         (2, 3, 0, 0, (5, 5, 5), _NONE, _NONE),
         (3, 1, 2, 1, (7, 7, 7), (0, 1, 1), (0, 1, 1)),
-        (3, 2, 2, 0, (7, 7, 7), (0, 1, 1), (0, 0, 1)),
+        (3, 2, 2, 0, (7, 7, 7), (0, 1, 0), _NONE),
         (3, 3, 0, 0, (7, 7, 7), _NONE, _NONE),
     )
     for transposed, basis in ((False, forward), (True, backward))
