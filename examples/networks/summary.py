@@ -96,23 +96,24 @@ def plot(contents: dict[str, dict[str, Any]], path: Path) -> None:
     """For each task, its first measure against the time of a step, the number of parameters, and memory."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(contents), 10), layout="constrained")
-    axes = figure.subplots(3, len(contents), squeeze=False)
-    for column, (name, content) in enumerate(contents.items()):
+    figure = Figure(figsize=(13, 3.2 * len(contents)), layout="constrained")
+    axes = figure.subplots(len(contents), 3, squeeze=False)
+    for row, (name, content) in enumerate(contents.items()):
         measure = TASKS[name][0]
         for contender, mine in final_runs(content, measure).items():
-            values = [r[measure.key] for r in mine.values()]
+            values = [r[measure.key] * (100 if "%" in measure.title else 1) for r in mine.values()]
             one = next(iter(mine.values()))
             costs = min(r["step_ms"] for r in mine.values()), one["parameters"], one["kept_mib"]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            for row, cost in enumerate(costs):
+            for column, cost in enumerate(costs):
                 place = axes[row, column]
                 place.errorbar(cost, statistics.mean(values), spread, fmt="o", capsize=2)
-                place.annotate(
+                name_of = place.annotate(
                     contender, (cost, statistics.mean(values)), fontsize=7, xytext=(4, 3), textcoords="offset points"
                 )
-        for row, label in enumerate(("ms of processor time per step", "parameters", "MiB kept for backward")):
-            axes[row, column].set(xlabel=label, ylabel=measure.title, title=name if row == 0 else "", xscale="log")
+                name_of.set_in_layout(False)
+        for column, label in enumerate(("ms of processor time per step", "parameters", "MiB kept for backward")):
+            axes[row, column].set(xlabel=label, ylabel=measure.title, title=name if column == 0 else "", xscale="log")
             axes[row, column].grid(alpha=0.3)
     figure.savefig(path, dpi=80)
 
