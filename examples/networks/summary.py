@@ -115,6 +115,7 @@ def plot(contents: dict[str, dict[str, Any]], path: Path) -> None:
         for column, label in enumerate(("ms of processor time per step", "parameters", "MiB kept for backward")):
             axes[row, column].set(xlabel=label, ylabel=measure.title, title=name if column == 0 else "", xscale="log")
             axes[row, column].grid(alpha=0.3)
+            axes[row, column].margins(x=0.25)
     figure.savefig(path, dpi=80)
 
 
