@@ -187,6 +187,7 @@ REPRESENTATIVE = [
     Case("affine", (128, 128, 128), 64, HALF, "forward", basis="rotation"),
     Case("affine", (1024, 1024), 64, torch.float16, "forward", basis="affine"),
     *[Case("constant", (1024, 1024), 64, HALF, operator, "laplacian") for operator in OPERATORS],
+    *[Case("constant", (1024, 1024), 64, HALF, o, "laplacian", channels_last=False) for o in ("forward", "gram")],
     Case("affine", (1024, 1024), 3, HALF, "forward", outs=64, channels_last=False),
 ]
 SPACES = {2: (1024, 1024), 3: (128, 128, 128)}

@@ -144,7 +144,7 @@ PLANES: dict[tuple[int, int, bool], March] = {
 
 # By (axes, blocks of 32 channels of the cotangent), for up to `outs` channels of the features.
 BACKWARD_MARCHES: dict[tuple[int, int], March] = {
-    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (4, 4, 6), (0, 1, 1), 2, 1, False, (0, 5, 5)),
+    (2, 1): March(64, 64, 4, 32, (3, 3, 3), (3, 3, 6), (0, 1, 1), 2, 1, False, (0, 5, 5)),
     (2, 2): March(128, 64, 8, 32, (0, 2, 3), (0, 2, 3), (0, 0, 1), 2, 0),
     (3, 1): March(64, 64, 4, 32, (4, 3, 4), (4, 3, 4), (0, 0, 1), 2, 0),
     (3, 2): March(128, 64, 8, 32, (0, 1, 3), (0, 1, 3), (0, 0, 1), 2, 0),

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from lconv_fast.ops.boundary import PaddingMode
+from lconv_fast.ops.geometry import CoefficientKind
 from lconv_fast.ops.gpu.boundary import beside
 from lconv_fast.ops.gpu.call import Call, Layout
 from lconv_fast.ops.gpu.fields import as_type, coordinate
@@ -36,6 +37,8 @@ def plan(call: Call) -> Plan | str:
     if reason := why_not(call, channels_last=False):
         return reason
     g = call.geometry
+    if g.kind == CoefficientKind.SAMPLED:
+        return "coefficients at every point"
     ins, outs = (call.outs, call.ins) if call.transposed else (call.ins, call.outs)
     most = call.table.most_channels[g.ndim]
     if ins > most:
@@ -80,7 +83,7 @@ def plan(call: Call) -> Plan | str:
         BM=entry.points,
         BN=bn,
     )
-    mixture = Mixture.of(call, kind, 0, call.transposed) if stencil.in_basis else None
+    mixture = Mixture.of(call, kind, 0, call.transposed)
     return Plan(call, entry, launch, mixture, box_of(g), cdiv(g.spatial[-1], entry.points), cdiv(outs, bn))
 
 
