@@ -286,6 +286,7 @@ def experiment(
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="two seeds, one learning rate, few steps; under a minute")
     parser.add_argument("--only", nargs="*", default=contenders, choices=contenders, metavar="CONTENDER")
+    parser.add_argument("--long", action="store_true", help="digits: twice the steps, in a results file of their own")
     parser.add_argument("--time", action="store_true", help="measures the time of a step, and trains nothing")
     arguments = parser.parse_args()
     if arguments.time:
@@ -315,3 +316,7 @@ def experiment(
 
 def is_quick() -> bool:
     return "--quick" in sys.argv
+
+
+def is_long() -> bool:
+    return "--long" in sys.argv

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from common import CONTENDERS, accuracy, cross_entropy, experiment, is_quick, predict, train
+from common import CONTENDERS, accuracy, cross_entropy, experiment, is_long, is_quick, predict, train
 from sklearn.model_selection import train_test_split
 from torch import nn
 
@@ -20,7 +20,7 @@ from lconv_fast.demo.symmetry import digits
 from lconv_fast.demo.turned import BATCH, WIDTH, WithLengths, network, turn
 from lconv_fast.demo.volume import kept_bytes
 
-STEPS = 4 if is_quick() else 400
+STEPS = 4 if is_quick() else 800 if is_long() else 400
 
 
 def about_centre() -> lc.AffineGenerators:
@@ -88,4 +88,5 @@ def trial(contender: str, rate: float, seed: int, tuning: bool) -> dict[str, Any
 if __name__ == "__main__":
     others = [ESCNN] if find_spec("lie_learn") else []
     contenders = [*CONTENDERS, *EQUIVARIANT, *others]
-    experiment("digits", __doc__ or "", contenders, trial, rates=(1e-2, 3e-2), tuning_seeds=(100,))
+    name = "digits_long" if is_long() else "digits"
+    experiment(name, __doc__ or "", contenders, trial, rates=(1e-2, 3e-2), tuning_seeds=(100,))

@@ -42,6 +42,7 @@ TASKS = {
     "oriented": (Measure("upright", "Dice, upright"), Measure("turned", "Dice, turned")),
     "ellipsoids": (Measure("upright", "Dice, upright"), Measure("turned", "Dice, turned")),
     "digits": (Measure("upright", "upright, %", True), Measure("turned", "turned, %", True)),
+    "digits_long": (Measure("upright", "upright, %", True), Measure("turned", "turned, %", True)),
     "advection2d": EQUATIONS,
     "advection3d": EQUATIONS,
     "wave2d": EQUATIONS,
@@ -101,7 +102,7 @@ def plot(contents: dict[str, dict[str, Any]], path: Path) -> None:
     for row, (name, content) in enumerate(contents.items()):
         measure = TASKS[name][0]
         for contender, mine in final_runs(content, measure).items():
-            values = [r[measure.key] * (100 if "%" in measure.title else 1) for r in mine.values()]
+            values = [r[measure.key] * (100 if measure.percent else 1) for r in mine.values()]
             one = next(iter(mine.values()))
             costs = min(r["step_ms"] for r in mine.values()), one["parameters"], one["kept_mib"]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
