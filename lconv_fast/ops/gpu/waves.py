@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from lconv_fast.ops.gpu.views import cdiv
 
 # Lines' worth of time that a strip takes beside its own lines: two more are read, and a program loads W first.
 OVERHEAD = 4
+MOST_CUTS = 4096  # kept at a time: every call asks, and one of 1,024 lines has 64 to choose from
 
 
 class Strips(NamedTuple):
@@ -16,6 +18,7 @@ class Strips(NamedTuple):
     programs: int  # that work on them, each on one or several
 
 
+@functools.lru_cache(MOST_CUTS)
 def strips_of(lines: int, others: int, capacity: int, least_lines: int, most: int | None = None) -> Strips:
     """Strips of `others` columns, one for each program, `capacity` of which run at once: rounds times lines is least.
 
@@ -28,6 +31,7 @@ def strips_of(lines: int, others: int, capacity: int, least_lines: int, most: in
     return min((s._replace(programs=others * s.number) for s in _cuts(lines, least_lines, most)), key=time)
 
 
+@functools.lru_cache(MOST_CUTS)
 def shares_of(lines: int, others: int, capacity: int, least_lines: int) -> Strips:
     """Strips of `others` columns, shared out to as many programs as run at once: the largest share is least."""
 
