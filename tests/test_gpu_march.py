@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -127,23 +126,27 @@ def stencils(n, count, mode):
     return lc.StencilGenerators(torch.randn(count, len(taps)), taps, padding_mode=mode)
 
 
+def generators_of(name, n, mode):
+    return stencils(n, 2, mode) if name == "stencils" else bases.named(name, n, padding_mode=mode)
+
+
 @pytest.mark.parametrize(
-    ("size", "ins", "outs", "groups", "mode", "make"),
+    ("size", "ins", "outs", "groups", "mode", "name"),
     [
-        ((4, 70), 32, 20, 2, "circular", partial(stencils, 2, 2)),
-        ((5, 3), 64, 64, 1, "zeros", partial(stencils, 2, 2)),
-        ((3, 4, 6), 32, 32, 1, "circular", partial(stencils, 3, 1)),
-        ((3, 5), 64, 70, 1, "circular", lambda mode: bases.named("laplacian", 2, padding_mode=mode)),
-        ((3, 2, 4), 32, 32, 1, "zeros", lambda mode: bases.named("laplacian", 3, padding_mode=mode)),
-        ((4, 5), 32, 32, 1, "zeros", lambda mode: bases.named("second", 2, padding_mode=mode)),
+        ((4, 70), 32, 20, 2, "circular", "stencils"),
+        ((5, 3), 64, 64, 1, "zeros", "stencils"),
+        ((3, 4, 6), 32, 32, 1, "circular", "stencils"),
+        ((3, 5), 64, 70, 1, "circular", "laplacian"),
+        ((3, 2, 4), 32, 32, 1, "zeros", "laplacian"),
+        ((4, 5), 32, 32, 1, "zeros", "second"),
     ],
     ids=str,
 )
-def test_march_of_constant_stencils(size, ins, outs, groups, mode, make, marched):
-    generators = make(mode)
+def test_march_of_constant_stencils(size, ins, outs, groups, mode, name, marched):
+    generators = generators_of(name, len(size), mode)
     taps = len({*generators.stencil().taps, (0,) * len(size)})
-    for name, arguments in march_calls(generators, size, torch.float16, ins, outs, groups):
-        marched.check(name, *arguments)
+    for operator, arguments in march_calls(generators, size, torch.float16, ins, outs, groups):
+        marched.check(operator, *arguments)
     # Both gradients at once where their sums stay in registers.
     both = len(size) == 2 and ins == 32 and taps <= 5
     assert marched.names.count("march_backward_kernel") == both
@@ -152,25 +155,26 @@ def test_march_of_constant_stencils(size, ins, outs, groups, mode, make, marched
 
 
 @pytest.mark.parametrize(
-    ("size", "ins", "outs", "groups", "mode", "make"),
+    ("size", "ins", "outs", "groups", "mode", "name"),
     [
-        ((3, 70), 32, 20, 2, "circular", lambda mode: bases.named("laplacian", 2, padding_mode=mode)),
-        ((3, 16), 64, 70, 1, "circular", lambda mode: bases.named("laplacian", 2, padding_mode=mode)),
-        ((3, 80), 32, 32, 1, "zeros", partial(stencils, 2, 2)),
-        ((2, 3, 16), 32, 32, 1, "zeros", lambda mode: bases.named("laplacian", 3, padding_mode=mode)),
-        ((3, 16), 32, 32, 1, "zeros", lambda mode: lc.AffineGenerators.named("affine", 2, padding_mode=mode)),
-        ((4, 6), 64, 32, 1, "circular", lambda mode: lc.AffineGenerators.named("se", 2, padding_mode=mode)),
-        ((2, 3, 16), 32, 32, 1, "zeros", lambda mode: lc.AffineGenerators.named("rotation", 3, padding_mode=mode)),
+        ((3, 70), 32, 20, 2, "circular", "laplacian"),
+        ((3, 16), 64, 70, 1, "circular", "laplacian"),
+        ((3, 80), 32, 32, 1, "zeros", "stencils"),
+        ((2, 3, 16), 32, 32, 1, "zeros", "laplacian"),
+        ((3, 16), 32, 32, 1, "zeros", "affine"),
+        ((4, 6), 64, 32, 1, "circular", "se"),
+        ((2, 3, 16), 32, 32, 1, "zeros", "rotation"),
     ],
     ids=str,
 )
-def test_march_on_contiguous_data(size, ins, outs, groups, mode, make, marched):
+def test_march_on_contiguous_data(size, ins, outs, groups, mode, name, marched):
     """Lines that threads can shift, of a multiple of 16 points, and others; narrower and wider than a tile."""
-    generators = make(mode)
+    generators = generators_of(name, len(size), mode)
     for i, o, names in ((ins, outs, ("forward", "gram", "correlate")), (outs, ins, ("transposed",))):
-        for name, arguments in calls(generators, size, torch.float16, 1, groups, i, o, 1, False, torch.float32):
-            if name != "backward" and (name if name != "apply" else ("forward", "transposed")[arguments[-1]]) in names:
-                marched.check(name, *arguments)
+        for operator, arguments in calls(generators, size, torch.float16, 1, groups, i, o, 1, False, torch.float32):
+            role = ("forward", "transposed")[arguments[-1]] if operator == "apply" else operator
+            if role in names:
+                marched.check(operator, *arguments)
     affine = generators.stencil().kind == CoefficientKind.AFFINE
     # Coordinates jump where a circle closes; sums with all affine fields of three axes are too many.
     transposed = not (affine and mode == "circular")

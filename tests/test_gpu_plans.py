@@ -70,6 +70,19 @@ def test_why_not_marching_on_contiguous_data():
         assert reason in found["march, planes"] and list(found)[-1] == "tile"
 
 
+def test_why_constant_stencils_do_not_march():
+    """A product for each tap is too many of them, in every operator."""
+    for operator in ("forward", "transposed", "gram", "correlate"):
+        for last in (True, False):
+            for side, reason in ((3, ""), (4, "16 taps")):
+                taps = [[a, b] for a in range(side) for b in range(side)]
+                g = lc.StencilGenerators(torch.zeros(2, len(taps)), taps)
+                geometry = Geometry.of(g.stencil(), (64, 64), [1, 1], 1)
+                found = dict(ways(geometry, operator, HALF, (2, 32, 64, 64), 32, 2, CARDS["H100"], channels_last=last))
+                answer = found["march" if last else "march, planes"]
+                assert answer == reason + " are more than 9" if reason else not isinstance(answer, str)
+
+
 def test_unknown_operator():
     with pytest.raises(ValueError, match="expected one of forward"):
         answers("sideways")

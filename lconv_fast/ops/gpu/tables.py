@@ -203,6 +203,7 @@ class Table(NamedTuple):
     planes_gram: Mapping[int, GramMarch] = PLANES_GRAM
     gram_marches: Mapping[tuple[int, bool], GramMarch] = GRAM_MARCHES
     most_channels: Mapping[int, int] = {2: 256, 3: 128}  # by axes, to sum over: the loop over their blocks is unrolled
+    most_taps: int = 9  # of constant stencils, that of f itself among them: each is a product
     least_filled: float = 0.5  # of a marching program's columns
     most_sum_bytes: int = 1 << 26  # of partial sums, or a sixteenth of the data
     least_long_index: int = 2**31 - 2**12  # offsets from here on take 64 bits; room is left for the last tile

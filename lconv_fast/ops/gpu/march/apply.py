@@ -188,12 +188,6 @@ def coordinates_after(stencil):
     return stencil.kind == AFFINE_BASIS.value and not stencil.transposed
 
 
-@triton.constexpr_function
-def tiles_at_once(rows, taps, channel_blocks):
-    """Of f at taps those of all channels stand in a row, which makes fewer products; of fields those of a block."""
-    return rows * channel_blocks if taps else rows
-
-
 @triton.jit
 def side_by_side(pairs, first: tl.constexpr, size: tl.constexpr, narrow: tl.constexpr):
     tiles = ()
@@ -249,9 +243,9 @@ def march_apply_kernel(
     )  # blocks whose tiles make one product
     groups_of_blocks: tl.constexpr = channel_blocks // together
     taps: tl.constexpr = stencil.kind == TAP_BASIS
-    stacks: tl.constexpr = stacks_of(
-        tiles_at_once(n * together if post else rows, taps, channel_blocks), taps or not (apart and stencil.transposed)
-    )
+    # Of f at taps the tiles of all channels stand in a row, which makes fewer products.
+    tile_count: tl.constexpr = n * together if post else (rows * channel_blocks if taps else rows)
+    stacks: tl.constexpr = stacks_of(tile_count, taps or not (apart and stencil.transposed))
     stack_count: tl.constexpr = len(stacks)
     x = as_type(x_tile, index) * BM + tl.arange(0, BM)
     columns = Columns(source, base_of(source, batch, group, channel_blocks * PAIRS), box, as_type(z, index), x)

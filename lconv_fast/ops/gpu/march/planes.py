@@ -22,13 +22,19 @@ from lconv_fast.ops.gpu.march.apply import Plan
 from lconv_fast.ops.gpu.march.basis import basis_for
 from lconv_fast.ops.gpu.march.lines import Columns, Stencil
 from lconv_fast.ops.gpu.march.mixing import Mixture
-from lconv_fast.ops.gpu.march.registers import BLOCK, half_sum, times_columns
+from lconv_fast.ops.gpu.march.registers import (
+    BLOCK,
+    RUN,
+    half_sum,
+    joined_runs,
+    split_runs,
+    times_columns,
+)
 from lconv_fast.ops.gpu.march.way import filled, why_not
 from lconv_fast.ops.gpu.tables import width_of
 from lconv_fast.ops.gpu.tile.points import base_of
 from lconv_fast.ops.gpu.views import AFFINE_BASIS, block, box_of, cdiv
 
-RUN = tl.constexpr(8)  # points that a thread has in a row: 16 bytes
 AT_ONCE = 3  # tiles that are written to shared memory together
 LEAST_OUTS = 64  # rows of the result of a warpgroup's product
 
@@ -131,44 +137,18 @@ def _block_beside(columns, own, y, step: tl.constexpr, c, runs: tl.constexpr, pa
         # The same places as those of all points, so that a thread has the ends of its own run.
         last = (columns.x & (RUN - 1)) == (RUN - 1 if step == 1 else 0)
         ends = tl.load(places(columns, columns.z, y, x, c), mask=(inside & last)[None, :], other=0.0)
-        points = _split_runs(own)
+        points = split_runs(own)
         shifted = ()
         if step == -1:
-            shifted = shifted + (_split_runs(ends)[0],)
+            shifted = shifted + (split_runs(ends)[0],)
         for j in tl.static_range(RUN - 1):
             shifted = shifted + (points[j + 1 if step == 1 else j],)
         if step == 1:
-            shifted = shifted + (_split_runs(ends)[RUN - 1],)
-        found = _joined_runs(shifted)
+            shifted = shifted + (split_runs(ends)[RUN - 1],)
+        found = joined_runs(shifted)
     else:
         found = block_at(columns, columns.z, y, step, c, padding)
     return found
-
-
-@triton.jit
-def _split_runs(tile):
-    """(channels, runs * RUN) to RUN times (channels, runs)."""
-    split = tl.reshape(tile, (tile.shape[0], tile.shape[1] // RUN, 2, 2, 2))
-    found = (tl.permute(split, (0, 1, 4, 3, 2)),)
-    for _ in tl.static_range(3):
-        more = ()
-        for j in tl.static_range(len(found)):
-            more = more + tl.split(found[j])
-        found = more
-    return found
-
-
-@triton.jit
-def _joined_runs(points):
-    """Back again."""
-    found = points
-    for _ in tl.static_range(3):
-        fewer = ()
-        for j in tl.static_range(len(found) // 2):
-            fewer = fewer + (tl.join(found[2 * j], found[2 * j + 1]),)
-        found = fewer
-    tile = tl.permute(found[0], (0, 1, 4, 3, 2))
-    return tl.reshape(tile, (tile.shape[0], tile.shape[1] * RUN))
 
 
 @triton.jit

@@ -12,6 +12,7 @@ PAIRS = tl.constexpr(16)  # of channels, in one block: 8 points by 4 lanes by 16
 MINUS_ONES = tl.constexpr(-0x407F4080)  # two of bfloat16, 0xbf80bf80
 CHANNELS = tl.constexpr(32)  # of a block
 BLOCK = CHANNELS.value
+RUN = tl.constexpr(8)  # points of contiguous data that a thread has in a row: 16 bytes
 
 
 @triton.jit
@@ -221,3 +222,29 @@ def store_blocks(blocks, place, y, columns, target, first, outs):
 def store_line(total, place, y, columns, target, first, outs, warps: tl.constexpr):
     """A line of results, channels `first` on, from a product whose factors were permuted."""
     store_blocks(in_blocks(total.to(target.data.dtype.element_ty), warps), place, y, columns, target, first, outs)
+
+
+@triton.jit
+def split_runs(tile):
+    """(channels, runs * RUN) to RUN times (channels, runs)."""
+    split = tl.reshape(tile, (tile.shape[0], tile.shape[1] // RUN, 2, 2, 2))
+    found = (tl.permute(split, (0, 1, 4, 3, 2)),)
+    for _ in tl.static_range(3):
+        more = ()
+        for j in tl.static_range(len(found)):
+            more = more + tl.split(found[j])
+        found = more
+    return found
+
+
+@triton.jit
+def joined_runs(points):
+    """Back again."""
+    found = points
+    for _ in tl.static_range(3):
+        fewer = ()
+        for j in tl.static_range(len(found) // 2):
+            fewer = fewer + (tl.join(found[2 * j], found[2 * j + 1]),)
+        found = fewer
+    tile = tl.permute(found[0], (0, 1, 4, 3, 2))
+    return tl.reshape(tile, (tile.shape[0], tile.shape[1] * RUN))

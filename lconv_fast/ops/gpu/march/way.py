@@ -37,6 +37,7 @@ def why_not(call: Call, channels_last: bool = True) -> str:
     g, data = call.geometry, call.source
     channels = data.shape[1] // g.groups
     constant = g.kind == CoefficientKind.CONSTANT
+    taps = len({*offsets_of(g), (0,) * g.ndim})
     reach = max((abs(offset) for offset in g.taps), default=0)
     reasons = (
         (data.dtype not in HALVES, f"{data.dtype} is not a half type"),
@@ -53,6 +54,7 @@ def why_not(call: Call, channels_last: bool = True) -> str:
         ),
         (call.card.capability < 8, "a card before sm_80"),
         (constant and reach > min(g.spatial), "taps around the whole grid"),
+        (constant and taps > call.table.most_taps, f"{taps} taps are more than {call.table.most_taps}"),
         (not constant and steps_of(g) is None, "taps other than central differences of order 2"),
     )
     return next((reason for applies, reason in reasons if applies), "")
