@@ -97,27 +97,24 @@ class Case:
         ndim, outs = len(self.size), self.outs or self.channels
         keywords = {"padding_mode": self.mode}
         generators: lc.Generators
-        count = 0
         if isinstance(self.basis, int):
-            count = self.basis
-        elif self.basis not in CONSTANT:
-            count = lc.AffineGenerators.named(self.basis, ndim).num_generators
-        if self.kind == "affine":
-            generators = lc.AffineGenerators(
-                torch.zeros(count, ndim, ndim), torch.zeros(count, ndim), accuracy=self.accuracy, **keywords
-            )
+            count, named = self.basis, False
         else:
-            if self.basis in CONSTANT:
-                generators = bases.named(self.basis, ndim, **keywords).to("meta")
-            elif self.kind == "field":
-                field = torch.empty(count, ndim, *self.size, device="meta")
-                generators = lc.FieldGenerators(field, accuracy=self.accuracy, **keywords)
-            else:
-                taps = [[sign * (a == b) for b in range(ndim)] for a in range(ndim) for sign in (-1, 1)]
-                sampled = self.size if self.kind == "stencil" else ()
-                generators = lc.StencilGenerators(
-                    torch.empty(count, len(taps), *sampled, device="meta"), taps, **keywords
-                )
+            basis = bases.named(self.basis, ndim, accuracy=self.accuracy, **keywords)
+            count, named = basis.num_generators, self.kind == "affine" or self.basis in CONSTANT
+        if named:
+            generators = basis.to("meta")
+        elif self.kind == "affine":
+            numbers = torch.zeros(count, ndim, ndim), torch.zeros(count, ndim)
+            generators = lc.AffineGenerators(*numbers, accuracy=self.accuracy, **keywords)
+        elif self.kind == "field":
+            field = torch.empty(count, ndim, *self.size, device="meta")
+            generators = lc.FieldGenerators(field, accuracy=self.accuracy, **keywords)
+        else:
+            taps = [[sign * (a == b) for b in range(ndim)] for a in range(ndim) for sign in (-1, 1)]
+            sampled = self.size if self.kind == "stencil" else ()
+            numbers = torch.empty(count, len(taps), *sampled, device="meta")
+            generators = lc.StencilGenerators(numbers, taps, **keywords)
         v = generators.coefficients().to(device="meta", dtype=self.dtype)
         geometry = Geometry.of(generators.stencil(), self.size, [1] * ndim, 1)
 

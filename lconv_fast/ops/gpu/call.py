@@ -86,3 +86,13 @@ class Call(NamedTuple):
             v = self.coefficients
             spans.append(sum((n - 1) * abs(s) for n, s in zip(v.shape[2:], v.strides[2:], strict=True)))
         return tl.int64 if max(spans) >= self.table.least_long_index else tl.int32
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """Of float32's products, what PyTorch's own switch for matrix products says."""
+    if dtype != torch.float32:
+        return "ieee"
+    setting = getattr(torch.backends.cuda.matmul, "fp32_precision", "none")
+    if setting == "none":
+        setting = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    return "tf32" if setting == "tf32" else "ieee"

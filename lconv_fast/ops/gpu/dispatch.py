@@ -15,7 +15,7 @@ from torch import Tensor
 from lconv_fast.epilogue import finish_and_keep
 from lconv_fast.ops.geometry import Geometry, accumulate_type, empty_like_format, require
 from lconv_fast.ops.gpu import checks
-from lconv_fast.ops.gpu.call import Call, Epilogue, Layout
+from lconv_fast.ops.gpu.call import Call, Epilogue, Layout, precision_of
 from lconv_fast.ops.gpu.card import Card, card_of
 from lconv_fast.ops.gpu.launch import Launch
 from lconv_fast.ops.gpu.march import apply as march_apply
@@ -34,6 +34,9 @@ MOST_PLANS = 4096  # kept at a time
 class Way(NamedTuple):
     name: str
     plan: Callable[[Call], Any]  # a plan, whose run(coordinates, *tensors) is the operator; or why not
+
+
+Ways = tuple[Way, ...]
 
 
 class Both(NamedTuple):
@@ -105,31 +108,23 @@ def _zeros(call: Call) -> Zeros | str:
 
 
 ZEROS = Way("zeros", _zeros)
-WAYS: dict[str, tuple[Way, ...]] = {
-    "forward": (ZEROS, Way("march", march_apply.plan), Way("march, planes", planes.plan), Way("tile", tile_apply.plan)),
+
+
+def _marching(march: Callable[[Call], Any], on_planes: Callable[[Call], Any], tile: Callable[[Call], Any]) -> Ways:
+    return ZEROS, Way("march", march), Way("march, planes", on_planes), Way("tile", tile)
+
+
+APPLY = _marching(march_apply.plan, planes.plan, tile_apply.plan)
+WAYS: dict[str, Ways] = {
+    "forward": APPLY,
     "finished": (
         Way("march", march_apply.finished_plan),
         Way("march, planes", planes.finished_plan),
         Way("forward, then its epilogue", _composed),
     ),
-    "transposed": (
-        ZEROS,
-        Way("march", march_apply.plan),
-        Way("march, planes", planes.plan),
-        Way("tile", tile_apply.plan),
-    ),
-    "gram": (
-        ZEROS,
-        Way("march", march_gram.plan),
-        Way("march, planes", planes_gram.plan),
-        Way("tile", tile_gram.plan),
-    ),
-    "correlate": (
-        ZEROS,
-        Way("march", march_gram.correlate_plan),
-        Way("march, planes", planes_gram.correlate_plan),
-        Way("tile", tile_correlate.plan),
-    ),
+    "transposed": APPLY,
+    "gram": _marching(march_gram.plan, planes_gram.plan, tile_gram.plan),
+    "correlate": _marching(march_gram.correlate_plan, planes_gram.correlate_plan, tile_correlate.plan),
     "backward": (Way("march", march_backward.plan), Way("transposed, then gram", _both)),
 }
 
@@ -183,7 +178,7 @@ def ways(
         source,
         partner,
         v,
-        precision=_precision(dtype),
+        precision=precision_of(dtype),
         card=card,
         table=table or Table(),
         launcher=Launch,
@@ -287,7 +282,7 @@ class Operators:
             g = Geometry(*frozen)
             g.check()
             coordinates = _keep(self._coordinates, frozen, Coordinates.of(g))
-        key = (operator, epilogue, frozen[:7], frozen[10:], identity, about, data.device, _precision(data.dtype))
+        key = (operator, epilogue, frozen[:7], frozen[10:], identity, about, data.device, precision_of(data.dtype))
         plan = self._plans.get(key)
         if plan is None:
             if data.device not in self._machines:
@@ -297,7 +292,7 @@ class Operators:
             call = call_of(operator, Geometry(*frozen), *tensors)._replace(
                 identity=bool(identity),
                 epilogue=epilogue,
-                precision=_precision(data.dtype),
+                precision=precision_of(data.dtype),
                 card=card,
                 table=table,
                 launcher=self._launcher,
@@ -316,16 +311,6 @@ def _keep(found: dict[Any, Any], key: Any, value: Any) -> Any:
 def _about(t: Tensor) -> Any:
     """All that plans and compilations may depend on."""
     return t.shape, t.stride(), t.dtype, t.data_ptr() % 16 == 0, t.device
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """Of float32's products, what PyTorch's own switch for matrix products says."""
-    if dtype != torch.float32:
-        return "ieee"
-    setting = getattr(torch.backends.cuda.matmul, "fp32_precision", "none")
-    if setting == "none":
-        setting = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-    return "tf32" if setting == "tf32" else "ieee"
 
 
 def _apply_call(
